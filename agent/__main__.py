@@ -1,0 +1,200 @@
+"""The command line: `autokernel optimize`, `autokernel log`, `autokernel show`."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.syntax import Syntax
+
+from . import session
+from .errors import JudgeFailed, Refused
+from .ledger import HOME, Ledger
+from .proposers import PROPOSERS
+from .records import Experiment
+from .repository import Repository
+from .tables import details, experiments_table
+
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+app = typer.Typer(
+    help="Optimise kernels, with pytest --autokernel as the judge.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90`, `60s`, `10m`, `8h`, `1h30m`."""
+    units = {"h": 3600, "m": 60, "s": 1, "": 1}
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text)
+    total = sum(float(number) * units[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or total <= 0:
+        raise typer.BadParameter(f"expected a duration such as 60s, 10m, 8h or 1h30m, got {text!r}")
+    return total
+
+
+def parse_tag(text: str) -> str:
+    """A tag is part of a branch's name and a folder's."""
+    if (
+        not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text)
+        or ".." in text
+        or text.endswith(".lock")
+    ):
+        raise typer.BadParameter(
+            f"expected letters, digits and single . _ - between them, got {text!r}"
+        )
+    return text
+
+
+def default_tag(kernel: Path) -> str:
+    """`cpp-softmax` for kernels/cpp/softmax.py: the same command goes on with the same work."""
+    words = "-".join(kernel.resolve().with_suffix("").parts[-2:])
+    return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-") or "kernel"
+
+
+def parse_proposer(name: str) -> str:
+    if name not in PROPOSERS:
+        raise typer.BadParameter(f"expected one of {', '.join(PROPOSERS)}, got {name!r}")
+    return name
+
+
+Tag = Annotated[str | None, typer.Option(help="Which work to show. (default: the latest)")]
+
+
+@app.command()
+def optimize(
+    kernels: Annotated[
+        list[Path], typer.Argument(metavar="KERNEL_FILE...", help="Committed kernel files.")
+    ],
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_duration,
+            metavar="TIME",
+            help="60s, 10m, 8h for the experiments on all kernels.",
+        ),
+    ] = None,
+    experiments: Annotated[
+        int | None, typer.Option(min=1, help="At most so many, for all kernels together.")
+    ] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_tag,
+            metavar="TAG",
+            help="Names branch and ledger. (default: from the file)",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes search and inputs repeatable. (default: drawn)")
+    ] = None,
+    proposer: Annotated[
+        str, typer.Option(parser=parse_proposer, metavar="NAME", help="Who proposes edits.")
+    ] = "tuner",
+) -> None:
+    """Experiment on kernels; keep what is right and provably faster, as commits on a branch.
+
+    Started again with the same tag, it goes on where it ended.
+    """
+    options = session.Options(
+        files=tuple(kernels),
+        tag=tag or default_tag(kernels[0]),
+        budget_s=budget,
+        experiments=experiments,
+        seed=secrets.randbits(32) if seed is None else seed,
+        proposer=proposer,
+    )
+    with _told():
+        session.optimize(options, _console())
+
+
+@app.command()
+def log(tag: Tag = None) -> None:
+    """List the experiments of a tag."""
+    with _told(), _ledger(tag) as ledger:
+        _console().print(experiments_table(ledger.experiments))
+
+
+@app.command()
+def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = None) -> None:
+    """Show one experiment: its verdict, its samples, its diff."""
+    with _told(), _ledger(tag) as ledger:
+        found = _find(ledger, experiment)
+        console = _console()
+        for text in details(found):
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+        if not found.starter:
+            diff = ledger.repository.diff(found.commit, found.kernel)
+            console.print(
+                Syntax(diff, "diff", background_color="default") if console.is_terminal else diff,
+                markup=False,
+            )
+
+
+def main() -> None:
+    app()
+
+
+def _console() -> Console:
+    """Not a terminal: wide, so that tables keep one row a line."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn the known ways of ending early into a message and an exit code."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(ending, signal.default_int_handler)
+    try:
+        yield
+    except Refused as error:
+        typer.echo(f"autokernel: {error}", err=True)
+        raise typer.Exit(2) from error
+    except JudgeFailed as error:
+        typer.echo(
+            f"autokernel: the judge itself failed, twice; this says nothing of the kernel: {error}",
+            err=True,
+        )
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo("autokernel: interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from error
+
+
+@contextmanager
+def _ledger(tag: str | None) -> Iterator[Ledger]:
+    """The ledger of a tag, or the one written to last, to be read."""
+    repository = Repository(Path.cwd())
+    try:
+        journals = sorted(
+            (repository.root / HOME).glob(f"{tag or '*'}/experiments.jsonl"),
+            key=lambda file: file.stat().st_mtime,
+        )
+        if not journals:
+            whose = f"tag {tag!r}" if tag else "any tag"
+            raise Refused(f"no experiments of {whose} in {repository.root / HOME}")
+        yield Ledger(repository, journals[-1].parent.name)
+    finally:
+        repository.close()
+
+
+def _find(ledger: Ledger, number: int) -> Experiment:
+    if not 0 <= number < len(ledger.experiments):
+        last = len(ledger.experiments) - 1
+        raise Refused(f"tag {ledger.tag!r} has the experiments 0 to {last}, no experiment {number}")
+    return ledger.experiments[number]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What the ledger records, and the forms in which others read it. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .report import Decision, Report, Speedup, Verdict, overall
+
+COLUMNS = (
+    "experiment",
+    "tag",
+    "kernel_type",
+    "throughput_tflops",
+    "latency_us",
+    "pct_peak",
+    "speedup_vs_pytorch",
+    "correctness",
+    "peak_vram_mb",
+    "description",
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One proposed edit and what became of it.
+
+    `commit` stands on `parent`, the incumbent it was compared with. The starter, the first
+    experiment on its kernel, is compared with nothing: its decision and speedup are None, and
+    its commit is the one it was found in. `reports` are the judge's own with all samples, the
+    quick one first.
+    """
+
+    experiment: int
+    kernel: str
+    kernel_type: str
+    description: str
+    proposer: str
+    seed: int
+    parent: str
+    commit: str
+    verdict: Verdict
+    decision: Decision | None
+    reason: str | None
+    speedup: Speedup | None
+    started: str
+    seconds: float
+    reports: tuple[Mapping[str, Any], ...]
+
+    @property
+    def kept(self) -> bool:
+        return self.decision == "KEEP"
+
+    @property
+    def starter(self) -> bool:
+        return self.decision is None
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The last measurement of a run: the kernel as it is now against its starter, afresh."""
+
+    kernel: str
+    starter: str
+    commit: str
+    seed: int
+    verdict: Verdict
+    reason: str | None
+    speedup: Speedup | None
+    started: str
+    seconds: float
+    reports: tuple[Mapping[str, Any], ...]
+
+
+Record = Experiment | Closing
+
+KINDS: Mapping[str, type[Record]] = {"experiment": Experiment, "closing": Closing}
+
+
+def to_line(record: Record) -> str:
+    kind = next(kind for kind, cls in KINDS.items() if isinstance(record, cls))
+    return json.dumps({"kind": kind, **dataclasses.asdict(record)})
+
+
+def from_line(line: str) -> Record:
+    """Raises ValueError, KeyError or TypeError for a line that `to_line` did not write."""
+    data = json.loads(line)
+    kind = KINDS[data.pop("kind")]
+    speedup = data["speedup"] and Speedup(**data["speedup"])
+    return kind(**{**data, "speedup": speedup, "reports": tuple(data["reports"])})
+
+
+def results_tsv(experiments: Iterable[Experiment]) -> str:
+    rows = [COLUMNS, *(_row(experiment) for experiment in experiments)]
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def _row(experiment: Experiment) -> tuple[str, ...]:
+    """The published columns, for the first timed case; empty where there is no figure."""
+    report = Report.parse(experiment.reports[0])
+    timing = next(iter(report.timings), None)
+    return (
+        str(experiment.experiment),
+        "baseline" if experiment.decision is None else experiment.decision.lower(),
+        experiment.kernel_type,
+        _figure(getattr(timing, "tflops", None)),
+        _figure(getattr(timing, "time_us", None)),
+        _figure(getattr(timing, "pct_roof", None)),
+        _figure(getattr(overall(report, "eager"), "ratio", None)),
+        experiment.verdict,
+        _figure(getattr(timing, "peak_mb", None)),
+        one_line(experiment.description),
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def commit_message(experiment: Experiment, tag: str) -> str:
+    """What was tried, what came of it, and the commands that judge it again."""
+    e, parent = experiment, experiment.parent[:12]
+    lines = [f"{e.kernel_type}: {one_line(e.description)}", ""]
+    lines += [f"verdict: {e.verdict}" + (f": {one_line(e.reason)}" if e.reason else "")]
+    lines += [f"decision: {e.decision}"]
+    if e.speedup:
+        lines += [f"speedup: {e.speedup} over {parent}, confidence {e.speedup.confidence:g}"]
+    for timing in Report.parse(e.reports[0]).timings:
+        roof = f", {timing.pct_roof:.3g} % of the roof" if timing.pct_roof is not None else ""
+        lines += [f"time: {timing.time_us:.6g} us on {timing.case}{roof}"]
+    return "\n".join(
+        [
+            *lines,
+            f"experiment: {tag}/{e.experiment}",
+            f"proposer: {e.proposer}",
+            f"seed: {e.seed}",
+            "reproduce:",
+            f"  git show {parent}:{e.kernel} > baseline.py",
+            f"  pytest --autokernel {e.kernel} --autokernel-baseline baseline.py \\",
+            f"    --autokernel-effort quick --autokernel-seed {e.seed}",
+        ]
+    )

@@ -1,0 +1,183 @@
+"""The judge's JSON report as values, and what the agent decides from it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import JudgeFailed
+
+SCHEMA = 1
+SLOWER = "SLOWER:"  # begins the judge's reason for failing a kernel that is right but slow
+
+Verdict = Literal["PASS", "FAIL", "TIMEOUT", "CRASH"]
+Decision = Literal["KEEP", "REVERT", "UNDECIDED"]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """The other kernel's time over this one's, with its confidence interval: > 1 is faster."""
+
+    ratio: float
+    low: float
+    high: float
+    confidence: float
+
+    def __str__(self) -> str:
+        return f"{ratio(self.ratio)}x [{ratio(self.low)}, {ratio(self.high)}]"
+
+
+def ratio(value: float) -> str:
+    """A tenth of a percent is worth telling near 1, and is noise far from it."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    speedup: Speedup
+    decision: Decision
+    confirmed: bool
+    blocks: Sequence[Sequence[Sequence[float]]]  # [[other us...], [this us...]] of each block
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed case: microseconds, TFLOP/s, GB/s, percent of the roof, MB."""
+
+    case: str
+    time_us: float
+    tflops: float | None
+    gb_s: float | None
+    pct_roof: float | None
+    peak_mb: float | None
+    comparisons: Mapping[str, Comparison]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one call of the judge says of one kernel. `raw` is the whole JSON.
+
+    pytest fails a kernel that is slower than its baseline. To the agent that is a decision
+    about speed, and the verdict, which is about correctness, a PASS.
+    """
+
+    op: str | None
+    verdict: Verdict
+    reason: str | None
+    timings: tuple[Timing, ...]
+    raw: Mapping[str, Any]
+
+    @staticmethod
+    def parse(raw: Mapping[str, Any]) -> Report:
+        """Raises JudgeFailed for anything but a report of our schema on exactly one kernel."""
+        try:
+            if raw["schema"] != SCHEMA:
+                raise JudgeFailed(f"expected a report of schema {SCHEMA}, got {raw['schema']!r}")
+            (kernel,) = raw["kernels"]
+            return Report(
+                op=kernel.get("op"),
+                verdict="PASS" if _only_slower(kernel) else kernel["verdict"],
+                reason=kernel["reason"],
+                timings=tuple(_timing(timing) for timing in kernel["timings"]),
+                raw=raw,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise JudgeFailed(f"the judge's report is not as agreed: {error!r}") from error
+
+    @property
+    def not_passed(self) -> list[str]:
+        """A line for each item that failed or was skipped."""
+        items = self.raw["kernels"][0]["items"]
+        return [
+            f"{i['id']}: {i['verdict']}: {i['reason']}" for i in items if i["verdict"] != "PASS"
+        ]
+
+
+def _only_slower(kernel: Mapping[str, Any]) -> bool:
+    failed = [item for item in kernel["items"] if item["verdict"] not in ("PASS", "SKIP")]
+    return bool(failed) and all((item["reason"] or "").startswith(SLOWER) for item in failed)
+
+
+def _timing(raw: Mapping[str, Any]) -> Timing:
+    figures = {
+        name: raw[name] for name in ("case", "time_us", "tflops", "gb_s", "pct_roof", "peak_mb")
+    }
+    return Timing(
+        **figures,
+        comparisons={
+            name: Comparison(
+                Speedup(c["ratio"], c["low"], c["high"], c["confidence"]),
+                c["decision"],
+                c["confirmed"],
+                c["blocks"],
+            )
+            for name, c in raw["comparisons"].items()
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the agent makes of the reports on one candidate. `speedup` is over the incumbent,
+    None where nothing was timed; `decision` is None for a starter, which competes with none."""
+
+    verdict: Verdict
+    decision: Decision | None
+    reason: str | None
+    speedup: Speedup | None
+
+
+def judge_starter(report: Report) -> Judgement:
+    return Judgement(report.verdict, None, report.reason, None)
+
+
+def promising(quick: Report) -> bool:
+    """Whether a candidate is worth the full judgement, without which nothing is kept."""
+    return quick.verdict == "PASS" and decide(quick) == "KEEP"
+
+
+def judge_candidate(quick: Report, full: Report | None) -> Judgement:
+    """KEEP: right and provably faster in the quick report, and right in the full one."""
+    speedup = overall(quick)
+    for report in (quick, full):
+        if report is not None and report.verdict != "PASS":
+            return Judgement(report.verdict, "REVERT", report.reason, speedup)
+    if promising(quick) and full is None:
+        raise ValueError("a promising candidate needs the full judgement")
+    return Judgement("PASS", decide(quick), quick.reason, speedup)
+
+
+def decide(report: Report) -> Decision:
+    """One decision from those on each timed case, which are final for their case.
+
+    KEEP: some case is a KEEP, none is provably slower, and the whole is provably faster. With
+    one timed case that is the judge's own decision.
+    """
+    comparisons = [t.comparisons["baseline"] for t in report.timings if "baseline" in t.comparisons]
+    whole = overall(report)
+    if whole is None or all(c.decision == "REVERT" for c in comparisons):
+        return "REVERT"
+    if any(c.speedup.high < 1 for c in comparisons):
+        return "REVERT"
+    kept = any(c.decision == "KEEP" for c in comparisons)
+    return "KEEP" if kept and whole.low > 1 else "UNDECIDED"
+
+
+def overall(report: Report, other: str = "baseline") -> Speedup | None:
+    """The geometric mean over the timed cases. Its bounds are those of the cases' bounds, all
+    at their worst at once: wider than need be, never too narrow."""
+    of = [t.comparisons[other].speedup for t in report.timings if other in t.comparisons]
+    if not of:
+        return None
+
+    def mean(values: Sequence[float]) -> float:
+        return math.prod(values) ** (1 / len(values))
+
+    return Speedup(
+        ratio=mean([s.ratio for s in of]),
+        low=mean([s.low for s in of]),
+        high=mean([s.high for s in of]),
+        confidence=min(s.confidence for s in of),
+    )

@@ -1,0 +1,79 @@
+"""What the command line shows of a ledger, when a run has ended and later."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from .display import STYLES, short, word
+from .records import Closing, Experiment
+from .report import Report, Timing
+
+
+def experiments_table(experiments: Sequence[Experiment]) -> Table:
+    table = _table("experiment", "kernel", "outcome", "speedup over previous", "change")
+    for e in experiments:
+        outcome = Text(word(e), STYLES.get(word(e), "red"))
+        change = e.description if e.verdict == "PASS" else f"{e.description}: {short(e.reason)}"
+        speedup = str(e.speedup) if e.speedup and e.verdict == "PASS" else ""
+        table.add_row(str(e.experiment), e.kernel, outcome, speedup, Text(change))
+    return table
+
+
+def kept_table(kept: Sequence[Experiment]) -> Table:
+    table = _table("experiment", "kept change", "speedup over previous")
+    for e in kept:
+        table.add_row(str(e.experiment), Text(e.description), str(e.speedup))
+    return table
+
+
+def closing_line(closing: Closing | None, commit: str) -> str:
+    """The whole gain of the kernel in `commit`, in one sentence."""
+    if closing is None or closing.commit != commit:
+        return "total: not measured, the run ended before that"
+    if closing.speedup is None or closing.verdict != "PASS":
+        return f"total: not measured: {closing.verdict}: {short(closing.reason)}"
+    speed = closing.speedup
+    return f"total: {speed} over the starter, measured afresh, confidence {speed.confidence:g}"
+
+
+def details(experiment: Experiment) -> Iterator[str]:
+    """All that was measured of one experiment, line by line."""
+    e = experiment
+    yield f"experiment {e.experiment}  {word(e)}  {e.description}"
+    yield f"kernel     {e.kernel} ({e.kernel_type})"
+    yield f"commit     {e.commit}"
+    yield f"compared   with {'nothing: this is the starter' if e.starter else e.parent}"
+    yield f"proposer   {e.proposer}, seed {e.seed}, {e.seconds:.1f} s, {e.started}"
+    yield f"verdict    {e.verdict}" + (f": {e.reason}" if e.reason else "")
+    for raw in e.reports:
+        report = Report.parse(raw)
+        yield from (f"           {item}" for item in report.not_passed)
+        for timing in report.timings:
+            yield from _timing(timing)
+
+
+def _timing(timing: Timing) -> Iterator[str]:
+    roof = f", {timing.pct_roof:.3g} % of the roof" if timing.pct_roof is not None else ""
+    yield f"timing     {timing.case}: {timing.time_us:.6g} us{roof}"
+    for other, comparison in timing.comparisons.items():
+        speed, decision = comparison.speedup, comparison.decision
+        yield f"           against {other}: {speed}, confidence {speed.confidence:g}, {decision}"
+        for number, (theirs, ours) in enumerate(comparison.blocks, start=1):
+            before, after = statistics.median(theirs), statistics.median(ours)
+            yield (
+                f"             block {number}: {before:.6g} us -> {after:.6g} us, "
+                f"{before / after:.4g}x (medians of {len(theirs)} and {len(ours)} samples)"
+            )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        justify: Literal["right", "left"] = "right" if column == "experiment" else "left"
+        table.add_column(column, justify=justify, no_wrap=True)
+    return table

@@ -1,0 +1,139 @@
+"""A kernel file: what its text says of it, and, in the worker alone, something callable.
+
+Reading never executes: the judge learns op, backend, claims and configuration from the
+syntax tree. `load` runs the file, and is called only in the candidate's own process.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# The import that marks a backend, most specific first.
+BACKENDS = {
+    "triton": ("triton",),
+    "cuda": ("pytest_autokernel.compile.compile_cuda",),
+    "cpp": ("pytest_autokernel.compile.compile_cpp",),
+}
+
+
+class KernelFileError(Exception):
+    """A kernel file that cannot be judged: its message says what was expected and what came."""
+
+
+@dataclass(frozen=True)
+class KernelFile:
+    """What the text of a kernel file says, unexecuted. `backend` is `torch` where no import
+    names another. `integers` are the literals in the source, which become test points."""
+
+    path: Path
+    text: str
+    op: str
+    backend: str
+    supports: frozenset[str] = frozenset()
+    config: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] = field(default_factory=dict)
+    integers: frozenset[int] = frozenset()
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read(path: Path) -> KernelFile:
+    """Read a kernel file without running it. Raises KernelFileError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KernelFileError(f"{path}: cannot be read: {error}") from error
+    return parse(path, text)
+
+
+def parse(path: Path, text: str) -> KernelFile:
+    """What `text`, which may be another revision's, says. Raises KernelFileError."""
+    try:
+        tree = ast.parse(text, filename=str(path))
+    except SyntaxError as error:
+        raise KernelFileError(f"{path}:{error.lineno}: syntax error: {error.msg}") from error
+    literals = _literals(path, tree)
+    op = literals.get("KERNEL_TYPE")
+    if not isinstance(op, str):
+        came = "nothing" if op is None else repr(op)
+        raise KernelFileError(f'{path}: expected KERNEL_TYPE = "<op>", found {came}')
+    if not any(_defines(node, "kernel_fn") for node in tree.body):
+        raise KernelFileError(f"{path}: expected a function kernel_fn at the top level, found none")
+    return KernelFile(
+        path=path,
+        text=text,
+        op=op,
+        backend=_backend(tree),
+        supports=frozenset(literals.get("SUPPORTS", ())),
+        config=dict(literals.get("CONFIG", {})),
+        space=dict(literals.get("SPACE", {})),
+        integers=frozenset(
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and type(node.value) is int
+            and 2 <= node.value <= 2**20
+        ),
+    )
+
+
+def load(path: Path) -> Callable[..., Any]:
+    """Run the kernel file and return its `kernel_fn`. Only in the candidate's process."""
+    spec = importlib.util.spec_from_file_location("candidate", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    kernel_fn: Callable[..., Any] = module.kernel_fn
+    return kernel_fn
+
+
+def _literals(path: Path, tree: ast.Module) -> dict[str, Any]:
+    names = {"KERNEL_TYPE", "SUPPORTS", "CONFIG", "SPACE"}
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, node.value
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            name, value = node.target.id, node.value
+        else:
+            continue
+        if name in names:
+            try:
+                found[name] = ast.literal_eval(value)
+            except ValueError as error:
+                raise KernelFileError(f"{path}:{node.lineno}: {name} must be a literal") from error
+    return found
+
+
+def _defines(node: ast.stmt, name: str) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name == name
+    if isinstance(node, ast.Assign):
+        return any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return any((alias.asname or alias.name) == name for alias in node.names)
+    return False
+
+
+def _backend(tree: ast.Module) -> str:
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    for backend, marks in BACKENDS.items():
+        if any(name == mark or name.startswith(mark + ".") for name in imported for mark in marks):
+            return backend
+    return "torch"

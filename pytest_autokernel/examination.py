@@ -1,0 +1,261 @@
+"""One kernel under examination: each check judged, recorded for the report, and failed with
+words that a reader can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_autokernel import plan, strategies
+from pytest_autokernel.judge import Judge
+from pytest_autokernel.op import Case, Op
+from pytest_autokernel.plan import Check, Target
+from pytest_autokernel.subjects import Subject
+from pytest_autokernel.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from pytest_autokernel.collection import KernelModule, Unreadable
+    from pytest_autokernel.timing import Timing
+
+# What an item leaves for the report: JSON-able, so that it survives xdist.
+RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
+
+
+class Examination:
+    """A subject, its op, and what became of its smoke stage."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        subject: Subject,
+        op: Op,
+        target: Target,
+        about: dict[str, Any],
+        replay: str,
+    ) -> None:
+        self.judge_ = judge
+        self.subject = subject
+        self.op = op
+        self.target = target
+        self.about = about
+        self.replay = replay
+        self.smoke_failure: str | None = None
+
+    def judge(self, check: Check, item: pytest.Item) -> None:
+        """Run one check as a test item: record it, and fail or skip with the reason."""
+        if self.smoke_failure and check.stage != "smoke":
+            self._record(item, check.stage, str(check.case), "SKIP", reason=self.smoke_failure)
+            pytest.skip(f"smoke failed: {self.smoke_failure}")
+        start = time.monotonic()
+        outcome = self.outcome(check)
+        reason = self._words(outcome) if outcome.verdict is not Verdict.PASS else None
+        self._record(
+            item,
+            check.stage,
+            str(outcome.case),
+            outcome.verdict,
+            time.monotonic() - start,
+            outcome.completed,
+            outcome.worst,
+            reason,
+        )
+        if reason:
+            if check.stage == "smoke":
+                self.smoke_failure = outcome.reason
+            pytest.fail(f"{reason}\n{self._replay_line(item)}", pytrace=False)
+
+    def outcome(self, check: Check) -> Outcome:
+        """Judge one check, with no test item in sight."""
+        amount = plan.AMOUNTS[self.judge_.settings.effort]
+        if check.kind == "drawn":
+            return self._drawn(check, amount)
+        repeats = amount.repeats if check.kind == "repeat" else 1
+        return self.judge_.check(self.subject, self.op, check.case, check.relation, repeats)
+
+    def time(self, case: Case, item: pytest.Item) -> Timing:
+        """Measure one case against the baselines; skips where there is nothing to time."""
+        from pytest_autokernel import timing
+
+        reason = self.smoke_failure and f"smoke failed: {self.smoke_failure}"
+        if self.target.name == "interpreter":
+            reason = (
+                "Triton's interpreter on the CPU says nothing about a GPU's speed; no CUDA GPU here"
+            )
+        elif hasattr(item.config, "workerinput"):
+            reason = "samples need the machine for themselves: run without pytest-xdist's -n"
+        if reason:
+            self._record(item, "roofline", str(case), "SKIP", reason=reason)
+            pytest.skip(reason)
+        start = time.monotonic()
+        measured = timing.measure(self.judge_, self.subject, self.op, case)
+        self._record(
+            item,
+            "roofline",
+            str(case),
+            measured.verdict,
+            time.monotonic() - start,
+            reason=measured.reason,
+        )
+        if measured.samples_us:
+            item.stash[RECORD]["timing"] = measured.to_json()
+        return measured
+
+    def accept(self, timing: Timing) -> None:
+        """Fail the item where the kernel is wrong, impossibly fast, or slower than its baseline."""
+        if timing.reason:
+            pytest.fail(timing.reason, pytrace=False)
+
+    def _drawn(self, check: Check, amount: plan.Amount) -> Outcome:
+        """The sizes that the source names, then what Hypothesis draws; a failure is shrunk."""
+        case, integers = check.case, self.subject.integers
+        worst, completed = 0.0, 0
+        for special in strategies.special_cases(
+            self.op, case.dims, case.dtype, integers, case.seed
+        ):
+            fitted = plan.fit(self.op, special, self.target)
+            if fitted is not None:
+                outcome = self.judge_.check(self.subject, self.op, fitted)
+                if outcome.verdict is not Verdict.PASS:
+                    return outcome
+                worst, completed = max(worst, outcome.worst), completed + 1
+        searched = self._searched(check, amount)
+        return replace(
+            searched, worst=max(worst, searched.worst), completed=completed + searched.completed
+        )
+
+    def _searched(self, check: Check, amount: plan.Amount) -> Outcome:
+        strategy = strategies.cases(
+            self.op,
+            tuple(self.op.claimed(self.subject.supports)),
+            check.case.dtype,
+            self.subject.integers,
+            lambda case: plan.fit(self.op, case, self.target),
+        )
+        outcomes: dict[str, Outcome] = {}
+
+        def passes(case: Case) -> bool:
+            outcomes[repr(case)] = self.judge_.check(self.subject, self.op, case)
+            return outcomes[repr(case)].verdict is Verdict.PASS
+
+        completed, failed = strategies.search(
+            strategy, passes, amount.drawn, amount.shrink_s, check.case.seed
+        )
+        if failed is not None:
+            return outcomes[repr(failed)]
+        if completed < amount.drawn:
+            reason = f"only {completed} of {amount.drawn} drawn cases were completed"
+            return Outcome(Verdict.FAIL, check.case, completed, reason=reason)
+        worst = max(outcome.worst for outcome in outcomes.values())
+        return Outcome(Verdict.PASS, check.case, completed, worst)
+
+    def _words(self, outcome: Outcome) -> str:
+        return f"{outcome.verdict}: {self.op.name} {outcome.case}: {outcome.reason}"
+
+    def _replay_line(self, item: pytest.Item) -> str:
+        settings = self.judge_.settings
+        words = [self.replay.format(nodeid=item.nodeid), f"--autokernel-seed {settings.seed}"]
+        if settings.effort != "normal":
+            words.append(f"--autokernel-effort {settings.effort}")
+        return f"replay: {' '.join(words)}"
+
+    def _record(
+        self,
+        item: pytest.Item,
+        stage: str,
+        case: str,
+        verdict: str,
+        seconds: float = 0.0,
+        completed: int = 0,
+        worst: float | None = None,
+        reason: str | None = None,
+    ) -> None:
+        item.stash[RECORD] = {
+            "kernel": self.about,
+            "item": {
+                "id": item.nodeid,
+                "stage": stage,
+                "case": case,
+                "verdict": str(verdict),
+                "seconds": round(seconds, 3),
+                "completed": completed,
+                "worst": worst if worst is None or worst < 1e300 else None,
+                "reason": reason,
+            },
+        }
+
+
+@contextlib.contextmanager
+def of_file(module: KernelModule) -> Iterator[Examination]:
+    """The examination of a kernel file, whose worker ends with it."""
+    about = about_file(module)
+    replay = "pytest --autokernel '{nodeid}'"
+    subject = module.subject
+    try:
+        yield Examination(module.judge, subject, module.op, module.target, about, replay)
+    finally:
+        subject.close()
+
+
+def about_file(module: KernelModule) -> dict[str, Any]:
+    """What the report says of a kernel file."""
+    kernel = module.kernel
+    return {
+        "path": module.nodeid,
+        "op": kernel.op,
+        "backend": kernel.backend,
+        "device": module.target.name,
+        "sha256": kernel.sha256,
+        "supports": sorted(kernel.supports),
+        "not_claimed": [e for e in module.op.extensions if e not in kernel.supports],
+        "left_out": plan.left_out(
+            module.op, kernel.supports, module.target, module.judge.settings.effort
+        ),
+    }
+
+
+def unreadable(item: Unreadable) -> None:
+    """Fail the item of a kernel file that cannot be judged."""
+    assert item.parent is not None
+    about: dict[str, Any] = {
+        "path": item.parent.nodeid,
+        "op": None,
+        "backend": None,
+        "device": None,
+        "sha256": None,
+        "supports": [],
+        "not_claimed": [],
+        "left_out": [],
+    }
+    record = {
+        "id": item.nodeid,
+        "stage": "smoke",
+        "case": "source",
+        "verdict": "FAIL",
+        "seconds": 0.0,
+        "completed": 0,
+        "worst": None,
+        "reason": item.reason,
+    }
+    item.stash[RECORD] = {"kernel": about, "item": record}
+    pytest.fail(item.reason, pytrace=False)
+
+
+def of_callable(judge: Judge, subject: Subject, op: Op, name: str) -> Examination:
+    """The examination of a callable from a user's own test."""
+    target = plan.target(subject.target, judge.settings.effort)
+    about = {
+        "path": name,
+        "op": op.name,
+        "backend": "callable",
+        "device": target.name,
+        "sha256": None,
+        "supports": sorted(subject.supports),
+        "not_claimed": [e for e in op.extensions if e not in subject.supports],
+        "left_out": [],
+    }
+    return Examination(judge, subject, op, target, about, "pytest '{nodeid}'")

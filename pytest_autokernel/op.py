@@ -1,0 +1,239 @@
+"""What an op is: its reference, its domain of inputs, its tolerance and its cost.
+
+One `Op` is all that is known of an op, and lives in one file of a `reference/` folder. This
+module holds the parts that such a file is made of. It imports neither torch nor anything of
+ours, so that reading an op's shape costs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+Dims = Mapping[str, int]
+Tensors = tuple["torch.Tensor", ...]
+Dtype = Literal["fp16", "bf16", "fp32"]
+Layout = Literal["contiguous", "transposed", "strided", "offset", "padded"]
+
+DTYPES: tuple[Dtype, ...] = ("fp16", "bf16", "fp32")
+LAYOUTS: tuple[Layout, ...] = ("contiguous", "transposed", "strided", "offset", "padded")
+ITEMSIZE: Mapping[str, int] = MappingProxyType({"fp16": 2, "bf16": 2, "fp32": 4})
+
+
+class Draw(Protocol):
+    """Where an op's input maker gets its data: seeded, on one device, in the case's dtype."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def normal(self, *shape: int, scale: float = 1.0, offset: float = 0.0) -> torch.Tensor:
+        """A normal tensor of `shape` in the case's dtype: `offset + scale * N(0, 1)`."""
+
+    def integers(self, *shape: int, low: int, high: int) -> torch.Tensor:
+        """An int64 tensor of `shape`, uniform over `low <= n < high`."""
+
+    def between(self, low: float, high: float) -> float:
+        """One number, uniform over `low <= n <= high`."""
+
+    def below(self, stop: int) -> int:
+        """One integer, uniform over `0 <= n < stop`."""
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of an op and the range that random cases draw it from.
+
+    `choices`, where given, are the only values allowed (a power-of-two head size). `batch`
+    marks a dimension of independent repetitions: a case that is too large for its device
+    is cut along it, and the report says so.
+    """
+
+    name: str
+    low: int
+    high: int
+    choices: tuple[int, ...] = ()
+    batch: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a kernel: named, or drawn by Hypothesis. All of it comes from the judge."""
+
+    name: str
+    dims: Dims
+    dtype: Dtype
+    variant: str = "core"
+    fill: str = "normal"
+    layout: Layout = "contiguous"
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.dtype}"
+
+    def __str__(self) -> str:
+        """The case in one line, without its name: `4096x50257 bf16 dim0 strided spike`."""
+        words = ["x".join(str(n) for n in self.dims.values()), self.dtype]
+        plain = {"core", "contiguous", "normal"}
+        return " ".join(
+            words + [w for w in (self.variant, self.layout, self.fill) if w not in plain]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "dims": dict(self.dims)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Case:
+        return Case(**data)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The least work that an op needs: floating-point operations, and bytes of main memory.
+
+    Bytes count each operand once and each result once.
+    """
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a right kernel may be from the exact value, element by element.
+
+    With `r` the exact result in float64 and `u` the unit roundoff of the result's dtype,
+
+        1.05 u |r|  +  (roundings - 1) u |intermediate|  +  2^-24 condition  +  tiny
+
+    `roundings` counts how often the op's contract lets a value be stored in the result's
+    dtype (1: only at the end). `condition(inputs, r, **options)` says, in units of 2^-24, what
+    fp32 arithmetic may lose on these very inputs: it carries the length of the reductions and
+    their cancellation. `intermediate`, called alike, defaults to `r`. The options are those of
+    the case's variant.
+    """
+
+    condition: Callable[..., torch.Tensor]
+    roundings: int = 1
+    intermediate: Callable[..., torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A form of the op: other keyword arguments or inputs of another rank.
+
+    `extension` names the claim in a kernel's `SUPPORTS` that it needs; none is the core.
+    `inputs`, where given, replaces the op's input maker.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    extension: str | None = None
+    inputs: Callable[[Draw, Dims], Tensors] | None = None
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Inputs on which a careless kernel is wrong, and why (`trap`).
+
+    `exact` marks inputs on which fp32 arithmetic in any order makes no error at all: the result
+    must be the exact one, rounded once, bit for bit.
+    """
+
+    inputs: Callable[[Draw, Dims], Tensors]
+    trap: str
+    dtypes: tuple[Dtype, ...] = DTYPES
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A property that links a kernel's results on related inputs, with no reference needed.
+
+    `related(inputs, draw)` gives the input tuples of the calls. `sides(outputs, inputs)`, whose
+    inputs are those of the first call, gives two float64 tensors that must agree and the
+    magnitude at which their elements were rounded:
+    `|left - right| <= 2 u magnitude + 2^-24 slack magnitude`.
+    """
+
+    related: Callable[[Tensors, Draw], Sequence[Tensors]]
+    sides: Callable[
+        [Sequence[torch.Tensor], Tensors], tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    ]
+    slack: float = 64.0
+
+
+@dataclass(frozen=True)
+class Op:
+    """Everything known of an op. See the module's parts for the meaning of each field.
+
+    `reference(*inputs, **options)` computes in the dtype of its inputs; the oracle hands it
+    float64. `baselines` are what a user would call instead; the first is the one to beat.
+    `roof` says what bounds the op: copying memory, reading it, or arithmetic. The result has
+    the first input's dtype; where `fp32_result` is set it may be fp32 instead.
+    """
+
+    name: str
+    reference: Callable[..., torch.Tensor]
+    inputs: Callable[[Draw, Dims], Tensors]
+    dims: tuple[Dim, ...]
+    sizes: Mapping[str, Dims]
+    edges: Mapping[str, Dims]
+    tolerance: Tolerance
+    cost: Callable[[Dims, int], Cost]
+    roof: Literal["copy", "read", "math"]
+    timed: tuple[str, ...]
+    baselines: Mapping[str, Callable[..., torch.Tensor]]
+    variants: Mapping[str, Variant] = field(default_factory=lambda: {"core": Variant()})
+    stability: Mapping[str, Stability] = field(default_factory=dict)
+    relations: Mapping[str, Relation] = field(default_factory=dict)
+    dtypes: tuple[Dtype, ...] = DTYPES
+    fp32_result: bool = False
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """What a kernel may claim in `SUPPORTS` beyond the core."""
+        return tuple(dict.fromkeys(v.extension for v in self.variants.values() if v.extension))
+
+    def claimed(self, supports: frozenset[str]) -> dict[str, Variant]:
+        """The variants that a kernel with these claims is judged on."""
+        return {
+            n: v for n, v in self.variants.items() if v.extension is None or v.extension in supports
+        }
+
+
+def growth(n: int) -> float:
+    """How far a sum of `n` fp32 numbers of one sign may stray, in units of 2^-24 of the sum.
+
+    The roundings of a sequential sum walk at random, 2 sqrt(n) at most, and addends below the
+    sum's last bit are lost: 941 units for 50,257 exponentials of normal numbers times 3
+    (measured). A tree or one sum per lane stays far below.
+    """
+    return 2 * math.sqrt(n) + n / 32
+
+
+def near_square(n: int) -> tuple[int, int]:
+    """Two factors of `n`, as close to each other as can be: makes 3-D inputs of 2-D ones."""
+    low = max((d for d in range(1, math.isqrt(n) + 1) if n % d == 0), default=1)
+    return low, n // low
+
+
+def compiled(fn: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`fn` as torch.compile makes it, from its first call on.
+
+    Without CUDA graphs, which would copy the inputs at each call; for each shape anew.
+    """
+
+    @functools.cache
+    def build() -> Callable[..., torch.Tensor]:
+        import torch
+
+        return torch.compile(fn, mode="max-autotune-no-cudagraphs", dynamic=False)
+
+    return lambda *inputs, **options: build()(*inputs, **options)

@@ -1,0 +1,267 @@
+"""Expected values in higher precision, tolerances, and differences in words.
+
+The reference runs in float64 on the exact inputs that the kernel got. The allowance per
+element is derived (`Tolerance` in op.py has the formula), never a fixed number, and the
+error as a whole (relative L2) is bounded too: the first catches one bad row, the second a
+precision that is poor everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pytest_autokernel.channel import TensorMeta
+from pytest_autokernel.op import Case, Layout, Op, Relation, Tensors
+
+TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+U32 = 2.0**-24
+GUARD = 4096  # bytes of NaN pattern on both sides of every buffer that the judge hands over
+
+# How much worse than the best same-precision PyTorch computation a kernel may be where that
+# computation itself exceeds the derived allowance. Capped, because on a stability case it
+# may be plainly wrong.
+TRUST_FACTOR = 2.0
+TRUST_CAP = 4.0
+# An exactly computed and once rounded tensor has a relative L2 error of about 0.41 u for
+# values spread evenly over a binade and at most 0.58 u; see also TRUST_FACTOR.
+L2_ROUNDING = 0.6
+
+
+class SeededDraw:
+    """`op.Draw` on one device."""
+
+    def __init__(self, seed: int, dtype: torch.dtype, device: str) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.host = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int, scale: float = 1.0, offset: float = 0.0) -> torch.Tensor:
+        raw = torch.randn(shape, generator=self.generator, device=self.device)
+        return raw.mul_(scale).add_(offset).to(self.dtype)
+
+    def integers(self, *shape: int, low: int, high: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=self.generator, device=self.device)
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.host, dtype=torch.float64))
+
+    def below(self, stop: int) -> int:
+        return int(torch.randint(stop, (), generator=self.host))
+
+
+def make_inputs(op: Op, case: Case, device: str) -> tuple[Tensors, SeededDraw]:
+    """The inputs of a case, and the generator for whatever is drawn after them."""
+    draw = SeededDraw(case.seed, TORCH_DTYPES[case.dtype], device)
+    ordinary = op.variants[case.variant].inputs or op.inputs
+    maker = ordinary if case.fill == "normal" else op.stability[case.fill].inputs
+    return maker(draw, case.dims), draw
+
+
+def lay_out(tensor: torch.Tensor, layout: Layout) -> TensorMeta:
+    """Where the elements of `tensor` go in a buffer with guard bands around them."""
+    itemsize = tensor.element_size()
+    shape = list(tensor.shape)
+    memory = list(shape)  # the shape whose contiguous strides are used
+    if layout == "transposed" and len(shape) >= 2:
+        memory[-2], memory[-1] = memory[-1], memory[-2]
+    elif layout == "padded" and len(shape) >= 2:
+        memory[-1] += 3
+    stride, step = [0] * len(shape), 2 if layout == "strided" else 1
+    for i in reversed(range(len(shape))):
+        stride[i], step = step, step * max(memory[i], 1)
+    if layout == "transposed" and len(shape) >= 2:
+        stride[-2], stride[-1] = stride[-1], stride[-2]
+    offset = GUARD // itemsize + (1 if layout == "offset" else 0)
+    span = (
+        sum((n - 1) * st for n, st in zip(shape, stride, strict=True)) + 1 if tensor.numel() else 0
+    )
+    nbytes = (offset + span) * itemsize + GUARD
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return TensorMeta(dtype, tuple(shape), tuple(stride), offset, -(-nbytes // 8) * 8)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One comparison. `worst` is the largest error as a share of its allowance."""
+
+    worst: float
+    reason: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.reason is None
+
+
+def describe_mismatch(
+    got: TensorMeta, inputs: Tensors, expected_shape: Sequence[int], op: Op
+) -> str | None:
+    """What is wrong with a result's dtype and shape, before its values are looked at."""
+    names = [str(inputs[0].dtype).removeprefix("torch.")] + ["float32"] * op.fp32_result
+    if got.dtype not in names:
+        return f"dtype: expected {' or '.join(dict.fromkeys(names))}, got {got.dtype}"
+    if list(got.shape) != list(expected_shape):
+        return f"shape: expected {list(expected_shape)}, got {list(got.shape)}"
+    return None
+
+
+def compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units: int = 0) -> Judged:
+    """Judge a result's values. `extra_units` allows that many more roundings of the result
+    (Triton's interpreter truncates to bf16)."""
+    wide = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+    options = op.variants[case.variant].options
+    expected = op.reference(*wide, **options)
+    if expected.numel() == 0:
+        return Judged(0.0)
+    unit, tiny, top = _units(got.dtype)
+    condition = op.tolerance.condition(wide, expected).expand_as(expected)
+    stored = op.tolerance.intermediate or (lambda _, r: r)
+    extra = 1.05 * extra_units * expected.abs()
+    extra = extra + (op.tolerance.roundings - 1) * stored(wide, expected).abs()
+    allowance = unit * (1.05 * expected.abs() + extra) + U32 * condition + tiny
+
+    value = got.to(expected.device).double()
+    reason = _non_finite(value, expected, allowance, top)
+    if reason:
+        return Judged(math.inf, reason)
+    trusted = next(iter(op.baselines.values()))(*inputs, **options).to(expected.device).double()
+    finite = expected.isfinite() & value.isfinite()
+    error = (value - expected).abs().where(finite, 0.0)
+    trusted_error = (trusted - expected).abs().where(finite, 0.0)
+    worst = float((error / allowance).where(finite, 0.0).max())
+    limit = min(max(1.0, TRUST_FACTOR * _number(trusted_error / allowance, finite)), TRUST_CAP)
+    if worst > limit:
+        return Judged(worst, _worst_place(value, expected, error, allowance * limit))
+    return _whole(
+        error,
+        trusted_error,
+        expected.where(finite, 0.0),
+        condition.where(finite, 0.0),
+        unit * (L2_ROUNDING * (op.tolerance.roundings + 2 * extra_units)),
+        tiny,
+        worst,
+    )
+
+
+def _whole(
+    error: torch.Tensor,
+    trusted: torch.Tensor,
+    expected: torch.Tensor,
+    condition: torch.Tensor,
+    rounding: float,
+    tiny: float,
+    worst: float,
+) -> Judged:
+    """The relative L2 criterion."""
+    size = float(expected.norm())
+    if size == 0:
+        return Judged(worst)
+    trusted_l2 = float(trusted.norm()) / size
+    allowed = rounding + (U32 * float(condition.norm()) + tiny * math.sqrt(expected.numel())) / size
+    if math.isfinite(trusted_l2):
+        allowed = max(allowed, min(TRUST_FACTOR * trusted_l2, TRUST_CAP * allowed))
+    l2 = float(error.norm()) / size
+    if l2 <= allowed:
+        return Judged(max(worst, l2 / allowed) if worst <= 1 else worst)
+    return Judged(
+        max(worst, l2 / allowed),
+        f"precision: relative L2 error {l2:.2e} over all {expected.numel()} elements, "
+        f"allowed {allowed:.2e} (the best PyTorch form of this dtype: {trusted_l2:.2e})",
+    )
+
+
+def _units(dtype: torch.dtype) -> tuple[float, float, float]:
+    """Unit roundoff, the absolute floor, and the largest number of a dtype.
+
+    The floor is the spacing of subnormals for fp16, whose small values matter (a softmax over
+    50,257 columns lies among them); for the others all below the smallest normal may flush."""
+    info = torch.finfo(dtype)
+    floor = 2.0**-24 if dtype == torch.float16 else info.tiny
+    return info.eps / 2, floor, info.max
+
+
+def _number(ratio: torch.Tensor, where: torch.Tensor) -> float:
+    value = float(ratio.where(where, 0.0).max())
+    return value if math.isfinite(value) else 0.0
+
+
+def _non_finite(
+    value: torch.Tensor, expected: torch.Tensor, allowance: torch.Tensor, top: float
+) -> str | None:
+    """NaN and infinities must stand where the exact result has them, and nowhere else. What
+    overflows the dtype within the allowance may be infinite or not."""
+    room = allowance.nan_to_num(nan=0.0, posinf=0.0)
+    may_be_inf = expected.abs() + room >= top
+    must_be_inf = expected.isinf() | (expected.abs() - room > top * (1 + 2**-8))
+    wrong_nan = value.isnan() != expected.isnan()
+    wrong_inf = (value.isinf() & ~may_be_inf) | (must_be_inf & ~value.isinf() & ~expected.isnan())
+    wrong_sign = value.isinf() & may_be_inf & (value.sign() != expected.sign())
+    for bad, word in ((wrong_nan, "NaN"), (wrong_inf | wrong_sign, "infinity")):
+        if bad.any():
+            index = tuple(int(i) for i in bad.nonzero()[0])
+            return (
+                f"{word}: at {list(index)} got {float(value[index]):.6g}, expected "
+                f"{float(expected[index]):.6g} ({int(bad.sum())} of {bad.numel()} elements)"
+            )
+    return None
+
+
+def _worst_place(
+    value: torch.Tensor, expected: torch.Tensor, error: torch.Tensor, allowance: torch.Tensor
+) -> str:
+    """Where the worst difference is, and what kind it looks like."""
+    bad = error > allowance
+    flat = int((error / allowance).nan_to_num(0.0).argmax())
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), error.shape))
+    place = (
+        f"at {list(index)} got {float(value[index]):.9g}, expected {float(expected[index]):.9g}, "
+        f"off by {float(error[index]):.3g} where {float(allowance[index]):.3g} is allowed"
+    )
+    return f"{_kind(value, expected, bad)}: {place} ({int(bad.sum())} of {bad.numel()} elements)"
+
+
+def _kind(value: torch.Tensor, expected: torch.Tensor, bad: torch.Tensor) -> str:
+    if bool((value == 0).where(bad, True).all()):
+        return "zeros where values belong"
+    if bad.all() and bad.numel() > 1:
+        ratio = (value / expected)[expected != 0]
+        if ratio.numel() and float(ratio.std()) < 0.01 * abs(float(ratio.mean())):
+            return f"scale: every element is {float(ratio.mean()):.4g} times the expected"
+        return "wrong everywhere"
+    if bad.dim() >= 1 and bad.shape[-1] > 1:
+        columns = bad.reshape(-1, bad.shape[-1]).any(0).nonzero().flatten()
+        first = int(columns[0])
+        if first > 0 and bad[..., first:].all():
+            return f"tail: all elements from {first} of {bad.shape[-1]} on along the last dim"
+    if bad.dim() >= 2 and bool((bad.any(-1) == bad.all(-1)).all()):
+        rows = bad.any(-1)
+        return f"whole rows: {int(rows.sum())} of {rows.numel()}"
+    return "value"
+
+
+def compare_relation(
+    relation: Relation,
+    name: str,
+    got: Sequence[torch.Tensor],
+    inputs: Tensors,
+    extra_units: int = 0,
+) -> Judged:
+    """Judge the results of related calls against one another."""
+    left, right, magnitude = relation.sides(got, inputs)
+    unit, tiny, _ = _units(got[0].dtype)
+    allowance = (
+        (2.1 + 2.1 * extra_units) * unit * magnitude + relation.slack * U32 * magnitude + 2 * tiny
+    )
+    error = (left - right).abs()
+    if bool((left.isnan() != right.isnan()).any()):
+        return Judged(math.inf, f"relation {name}: NaN on one side only")
+    worst = (
+        float((error / allowance).nan_to_num(0.0, posinf=math.inf).max()) if error.numel() else 0.0
+    )
+    if worst <= 1:
+        return Judged(worst)
+    return Judged(worst, f"relation {name}: " + _worst_place(left, right, error, allowance))

@@ -1,0 +1,215 @@
+"""What a run found: the header, the table at the end, and the JSON that agents and CI read.
+
+Built from what the items recorded. A kernel passes when every check that was collected for it
+has a result and none failed; a check without a result is a failure.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from pytest_autokernel import __version__
+from pytest_autokernel.gpu import no_spec
+from pytest_autokernel.ops import overridden
+
+if TYPE_CHECKING:
+    from pytest_autokernel.judge import Judge
+
+SCHEMA = 1
+SEVERITY = ("PASS", "SKIP", "FAIL", "TIMEOUT", "CRASH")
+
+
+class Report:
+    """Collects records as they come, and gives them in three forms."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        self.kernels: dict[str, dict[str, Any]] = {}
+        self.expected: dict[str, set[str]] = {}
+
+    def header(self) -> list[str]:
+        """What the numbers below depend on."""
+        settings = self.judge.settings
+        lines = [
+            *self._device(),
+            f"torch {_version('torch')}, triton {_version('triton')}, effort {settings.effort}, "
+            f"seed {settings.seed} (repeat with --autokernel-seed {settings.seed})",
+        ]
+        if own := overridden(settings.rootdir):
+            lines.append(f"this repository's reference/ replaces our {', '.join(own)}")
+        return [f"autokernel: {line}" for line in lines]
+
+    def _device(self) -> list[str]:
+        gpu, spec = self.judge.gpu, self.judge.spec
+        if gpu is None:
+            threads = len(self.judge.settings.cpus)
+            return [f"no CUDA GPU: C++ on {threads} CPU threads, Triton through its interpreter"]
+        if spec is None:
+            return [f"{gpu.name}; {no_spec(gpu)}"]
+        peak = spec.tflops.get("bf16") or spec.tflops["fp32"]
+        sheet = f"{spec.bandwidth_gb_s:.0f} GB/s, {peak:.0f} TFLOP/s by its data sheet"
+        return [f"{gpu.name} ({sheet})"]
+
+    def expect(self, items: list[pytest.Item]) -> None:
+        """The checks that were collected and selected, by kernel file."""
+        from pytest_autokernel.collection import KernelModule
+
+        for item in items:
+            module = item.getparent(KernelModule)
+            if module is not None:
+                self.expected.setdefault(module.nodeid, set()).add(item.nodeid)
+
+    def add(self, record: dict[str, Any]) -> None:
+        about = record["kernel"]
+        kernel = self.kernels.setdefault(about["path"], {**about, "items": [], "timings": []})
+        kernel["items"].append(record["item"])
+        if record.get("timing"):
+            kernel["timings"].append(record["timing"])
+
+    def to_json(self) -> dict[str, Any]:
+        settings, gpu = self.judge.settings, self.judge.gpu
+        return {
+            "schema": SCHEMA,
+            "version": __version__,
+            "seed": settings.seed,
+            "effort": settings.effort,
+            "environment": {
+                "device": gpu.name if gpu else platform.processor() or platform.machine(),
+                "gpu": asdict(gpu) if gpu else None,
+                "torch": _version("torch"),
+                "triton": _version("triton"),
+                "python": platform.python_version(),
+                "cpus": len(settings.cpus),
+            },
+            "kernels": [self._kernel(path) for path in {**self.expected, **self.kernels}],
+        }
+
+    def _kernel(self, path: str) -> dict[str, Any]:
+        kernel = self.kernels.get(path) or {"path": path, "items": [], "timings": []}
+        items = kernel["items"]
+        missing = self.expected.get(path, set()) - {item["id"] for item in items}
+        worst = max((SEVERITY.index(item["verdict"]) for item in items), default=0)
+        reason = next((i["reason"] for i in items if i["verdict"] == SEVERITY[worst]), None)
+        verdict = SEVERITY[worst]
+        if verdict in {"PASS", "SKIP"}:
+            passed = any(item["verdict"] == "PASS" for item in items)
+            verdict, reason = ("PASS", None) if passed else ("FAIL", "no check was completed")
+            if missing:
+                verdict, reason = (
+                    "FAIL",
+                    f"{len(missing)} of {len(self.expected[path])} checks have no result",
+                )
+        return {**kernel, "verdict": verdict, "reason": reason}
+
+    def write(self) -> None:
+        """The report as a file, whole or not at all."""
+        target = self.judge.settings.json
+        if target is None:
+            return
+        part = target.with_name(target.name + ".part")
+        try:
+            part.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+            part.replace(target)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise pytest.UsageError(
+                f"--autokernel-json: {target} cannot be written: {error}"
+            ) from error
+
+    def summarise(self, reporter: pytest.TerminalReporter) -> None:
+        """One row per kernel, then what was left out and why."""
+        report = self.to_json()
+        if not report["kernels"]:
+            return
+        reporter.section("autokernel")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name, side in (
+            ("kernel", "left"),
+            ("verdict", "left"),
+            ("checks", "right"),
+            ("worst error", "right"),
+            ("time", "right"),
+            ("of roof (data sheet)", "right"),
+            ("speedup over", "left"),
+        ):
+            table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+        for kernel in report["kernels"]:
+            for row in _rows(kernel):
+                table.add_row(*row)
+        reporter.write_line(_rendered(table, reporter))
+        for line in _notes(report["kernels"]):
+            reporter.write_line(line)
+        if self.judge.settings.json:
+            reporter.write_line(f"report: {os.path.relpath(self.judge.settings.json, Path.cwd())}")
+
+
+def _rows(kernel: dict[str, Any]) -> list[tuple[str, ...]]:
+    items = kernel["items"]
+    passed = sum(item["verdict"] == "PASS" for item in items)
+    errors = [item["worst"] for item in items if item["worst"] is not None]
+    first = (
+        kernel["path"],
+        kernel["verdict"],
+        f"{passed}/{len(items)}",
+        f"{max(errors, default=0):.0%}",
+    )
+    rows: list[tuple[str, ...]] = []
+    for timing in kernel["timings"] or [None]:
+        left = first if not rows else ("", "", "", "")
+        rows.append(left + (_timing(timing) if timing else ("-", "-", "-")))
+    return rows
+
+
+def _timing(timing: dict[str, Any]) -> tuple[str, str, str]:
+    roof = f"{timing['pct_roof']:.0f} %"
+    if timing["pct_datasheet"] is not None:
+        roof += f" ({timing['pct_datasheet']:.0f} %)"
+    pairs = [f"{name} {_interval(c)}" for name, c in timing["comparisons"].items()]
+    return f"{timing['time_us']:.1f} us", roof, "; ".join(pairs)
+
+
+def _interval(found: dict[str, Any]) -> str:
+    words = f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"{words} {found['decision']}, confirmed" if found["confirmed"] else words
+
+
+def _notes(kernels: list[dict[str, Any]]) -> list[str]:
+    """What was not judged and why, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for kernel in kernels:
+        name = kernel["path"]
+        for extension in kernel.get("not_claimed", ()):
+            by_reason.setdefault(f"extension {extension} not claimed", []).append(name)
+        if kernel.get("left_out"):
+            reason = f"cases left out, too large for {kernel['device']}"
+            by_reason.setdefault(reason, []).append(f"{name} ({len(kernel['left_out'])})")
+        for item in kernel["items"]:
+            if item["stage"] == "roofline" and item["verdict"] == "SKIP":
+                by_reason.setdefault(f"roofline skipped: {item['reason']}", []).append(name)
+    return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+
+
+def _rendered(table: Table, reporter: pytest.TerminalReporter) -> str:
+    width = max(reporter._tw.fullwidth, 120)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,79 @@
+"""The run's configuration, resolved once from pytest's options into a value."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytest
+
+Device = Literal["auto", "cuda", "cpu"]
+Effort = Literal["quick", "normal", "thorough"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the judge is told. Times in seconds, memory in bytes.
+
+    `seed` is drawn afresh for each run unless given. `baseline` is a kernel file to be
+    compared with, already resolved from a git revision where one was named."""
+
+    rootdir: Path
+    seed: int
+    device: Device
+    effort: Effort
+    timeout_s: float
+    memory_bytes: int
+    cpus: tuple[int, ...]
+    baseline: str | None
+    json: Path | None
+
+    @staticmethod
+    def from_config(config: pytest.Config) -> Settings:
+        def option(name: str, default: object = None) -> str:
+            given = config.getoption(f"autokernel_{name}")
+            return str(
+                given if given is not None else config.getini(f"autokernel_{name}") or default
+            )
+
+        seed = config.getoption("autokernel_seed")
+        json = config.getoption("autokernel_json")
+        cpus = tuple(sorted(os.sched_getaffinity(0)))
+        threads = int(option("threads", len(cpus)))
+        return Settings(
+            rootdir=config.rootpath,
+            seed=secrets.randbits(48) if seed is None else seed,
+            device=_choice("device", option("device", "auto"), get_args(Device)),
+            effort=_choice("effort", option("effort", "normal"), get_args(Effort)),
+            timeout_s=_positive("timeout", option("timeout", 60)),
+            memory_bytes=int(_positive("memory", option("memory", _default_memory_gb())) * 2**30),
+            cpus=cpus[:threads],
+            baseline=config.getoption("autokernel_baseline"),
+            json=Path(json).absolute() if json else None,
+        )
+
+
+def _default_memory_gb() -> float:
+    """Three quarters of the machine's memory."""
+    return 0.75 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _choice(name: str, value: str, known: tuple[Any, ...]) -> Any:
+    if value not in known:
+        raise pytest.UsageError(
+            f"autokernel_{name}: expected one of {', '.join(known)}, got {value!r}"
+        )
+    return value
+
+
+def _positive(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not number > 0:
+        raise pytest.UsageError(f"autokernel_{name}: expected a positive number, got {value!r}")
+    return number

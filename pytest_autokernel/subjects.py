@@ -1,0 +1,203 @@
+"""What is judged: a kernel file in its worker, or a trusted callable in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pytest_autokernel.candidate import KernelFile
+from pytest_autokernel.channel import TensorMeta
+from pytest_autokernel.plan import TargetName
+from pytest_autokernel.process import Died, Process, TimedOut
+from pytest_autokernel.verdict import CandidateError, Verdict
+from pytest_autokernel.worker import Worker
+
+if TYPE_CHECKING:
+    from pytest_autokernel.judge import Judge
+
+START_S = 30.0  # a worker's start, torch's import included, on a busy machine
+
+Place = Literal["cuda", "cpu"]
+
+
+class Subject(Protocol):
+    """Something that computes an op: a kernel file in its worker, or a trusted callable here."""
+
+    device: Place
+    interpreted: bool
+    target: TargetName
+    integers: frozenset[int]
+    supports: frozenset[str]
+
+    def ask(
+        self, message: dict[str, Any], fds: tuple[int, ...] = ()
+    ) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """A request to whatever runs the kernel (worker.py has them). Raises CandidateError."""
+
+    def fresh(self) -> Subject:
+        """The same kernel in a process that has run nothing yet."""
+
+    def start(self) -> None: ...
+
+    def load(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class WorkerSubject:
+    """A kernel file, or one of an op's baselines, in its worker. The worker is started at the
+    first request, and afresh after it died or was killed."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        kernel: KernelFile,
+        device: Place | None = None,
+        baseline: str | None = None,
+    ) -> None:
+        self.judge = judge
+        self.kernel = kernel
+        self.baseline = baseline
+        self.supports = kernel.supports
+        self.integers = kernel.integers
+        on_gpu = judge.gpu is not None and kernel.backend != "cpp"
+        self.device: Place = device or ("cuda" if on_gpu else "cpu")
+        self.interpreted = kernel.backend == "triton" and self.device == "cpu"
+        self.target: TargetName = "interpreter" if self.interpreted else self.device
+        self._process: Process | None = None
+
+    def fresh(self) -> WorkerSubject:
+        return WorkerSubject(self.judge, self.kernel, self.device, self.baseline)
+
+    def ask(
+        self, message: dict[str, Any], fds: tuple[int, ...] = ()
+    ) -> tuple[dict[str, Any], tuple[int, ...]]:
+        if self._process is None or not self._process.alive:
+            self.start()
+            self.load()
+        return self._ask(message, fds, self.judge.settings.timeout_s)
+
+    def start(self) -> None:
+        """Start the process; `load` must follow. Not from a thread that ends before the process
+        is to end: Linux kills the children of a thread (PR_SET_PDEATHSIG in worker.py)."""
+        self.close()
+        folder = Path(tempfile.mkdtemp(prefix="worker-", dir=self.judge.folder))
+        copy = folder / self.kernel.path.name
+        copy.write_text(self.kernel.text, encoding="utf-8")
+        # Compiled code is shared by the processes of one text and by nobody else: a candidate
+        # can spoil its own cache only.
+        cache = self.judge.folder / f"cache-{self.kernel.sha256}"
+        cache.mkdir(exist_ok=True)
+        env = worker_environment(folder, cache, self.interpreted)
+        self._process = Process("pytest_autokernel.worker", env, folder)
+        self._folder, self._copy = folder, copy
+
+    def load(self) -> None:
+        """Have the process import torch and run the kernel file."""
+        settings = self.judge.settings
+        message = {
+            "do": "load",
+            "path": str(self._copy),
+            "op": self.kernel.op,
+            "baseline": self.baseline,
+            "device": self.device,
+            "memory_bytes": settings.memory_bytes,
+            "cpus": list(settings.cpus),
+        }
+        self._ask(message, (), self.judge.settings.timeout_s + START_S)
+
+    def _ask(
+        self, message: dict[str, Any], fds: tuple[int, ...], timeout_s: float
+    ) -> tuple[dict[str, Any], tuple[int, ...]]:
+        assert self._process is not None
+        try:
+            reply, out = self._process.ask(message, fds, timeout_s)
+        except TimedOut as error:
+            raise CandidateError(Verdict.TIMEOUT, f"the kernel's process {error}") from None
+        except Died as error:
+            raise CandidateError(Verdict.CRASH, f"the kernel's process {error}") from None
+        if "error" in reply:
+            raise CandidateError(Verdict.FAIL, self._words(reply["error"]))
+        return reply, out
+
+    def _words(self, error: Any) -> str:
+        if not isinstance(error, dict):
+            return "raised an error that it cannot tell"
+        place = f" ({self.kernel.path.name}:{error['line']})" if error.get("line") else ""
+        message = str(error.get("message")).replace(str(self._copy), str(self.kernel.path))
+        return f"raised {error.get('type')}: {message}{place}"
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._process = None
+
+
+class LocalSubject:
+    """A callable from a user's own test: trusted, and run in this process."""
+
+    interpreted = False
+    integers: frozenset[int] = frozenset()
+
+    def __init__(self, judge: Judge, fn: Callable[..., Any], supports: frozenset[str]) -> None:
+        self.device: Place = "cuda" if judge.gpu else "cpu"
+        self.target: TargetName = self.device
+        self.supports = supports
+        self._worker = Worker(fn, self.device)
+
+    def fresh(self) -> LocalSubject:
+        return self
+
+    def ask(
+        self, message: dict[str, Any], fds: tuple[int, ...] = ()
+    ) -> tuple[dict[str, Any], tuple[int, ...]]:
+        return self._worker.handle(message, fds)
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def worker_environment(folder: Path, cache: Path, interpreted: bool) -> dict[str, str]:
+    """The whole environment of a worker: no secret of the user's can be in it."""
+    kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CXX")
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    env |= {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "LANG": "C.UTF-8",
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "CUDA_CACHE_PATH": str(cache / "cuda"),
+        "AUTOKERNEL_CACHE_DIR": str(cache / "compiled"),
+        # A contender's idle threads sleep; spinning ones would slow the one whose turn it is.
+        "OMP_WAIT_POLICY": "passive",
+        # Freed memory stays with the process, as on a GPU; else each timed call on the CPU
+        # pays for fresh pages (19 ms for 64 MB where the copy itself takes 4).
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    }
+    return env | ({"TRITON_INTERPRET": "1"} if interpreted else {})
+
+
+def well_formed(reply: dict[str, Any], out: Sequence[int]) -> dict[str, Any]:
+    """The parts of a worker's reply that are passed on, or a CandidateError."""
+    try:
+        meta = TensorMeta.from_json(reply["result"])
+        (_,) = out
+        return {
+            "result": meta.to_json(),
+            "device": str(reply["device"]),
+            "aliases": bool(reply["aliases"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise CandidateError(Verdict.FAIL, f"returned no well-formed result: {error!r}") from None

@@ -1,0 +1,312 @@
+"""Timing a kernel against others: all in turn, in one go, on the same inputs.
+
+Each contender runs in a process of its own; they take turns in short bursts under this
+side's command. A block is one fresh layout of buffers in all of them; blocks are spread over
+rounds, and each round starts fresh processes on fresh data. decide.py draws the conclusions;
+no stored time takes part in one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pytest_autokernel import baselines, decide, gpu
+from pytest_autokernel.judge import Judge, derived_seed
+from pytest_autokernel.op import ITEMSIZE, Case, Op
+from pytest_autokernel.subjects import Subject, well_formed
+from pytest_autokernel.verdict import CandidateError, Verdict
+
+BLOCKS_PER_ROUND = 6  # twice as many where many are needed: starting processes costs seconds
+BURSTS = 4
+SAMPLES_PER_BURST = 5
+KERNEL = "kernel"  # the contender under examination; the others are named after what they are
+# Above this share of the measured roof work is skipped or the clock is wrong. Not 1: a copy and
+# a sum by PyTorch find the roof itself to some 10 % only.
+MEASURED_LIMIT = 1.3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The kernel against one other: `estimate.ratio` is the other's time over the kernel's.
+
+    `confirmed` says that the estimate comes from a second, fresh set of rounds."""
+
+    estimate: decide.Estimate
+    decision: decide.Decision
+    confirmed: bool
+    blocks: list[decide.Block]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What timing one case came to. Times in microseconds, memory in MB."""
+
+    case: Case
+    samples_us: list[float]
+    facts: Mapping[str, Any]
+    roofline: gpu.Roofline | None
+    sheet: gpu.Roofline | None
+    comparisons: Mapping[str, Comparison]
+    l2: str
+    verdict: Verdict = Verdict.PASS
+    reason: str | None = None
+
+    @property
+    def time_us(self) -> float | None:
+        return statistics.median(self.samples_us) if self.samples_us else None
+
+    def summary(self) -> dict[str, Any]:
+        """The figures beside the samples."""
+        peak, roof = self.facts.get("peak_bytes"), self.roofline
+        return {
+            "case": str(self.case),
+            "time_us": self.time_us,
+            "tflops": roof.tflops if roof else None,
+            "gb_s": roof.gb_s if roof else None,
+            "pct_roof": roof.pct if roof else None,
+            "pct_datasheet": self.sheet.pct if self.sheet else None,
+            "peak_mb": peak / 1e6 if peak is not None else None,
+            "l2": self.l2,
+            "captured": self.facts.get("captured"),
+            "floor_us": self.facts.get("floor_us"),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.summary(),
+            "comparisons": {
+                name: {
+                    "ratio": c.estimate.ratio,
+                    "low": c.estimate.low,
+                    "high": c.estimate.high,
+                    "confidence": c.estimate.confidence,
+                    "decision": str(c.decision),
+                    "confirmed": c.confirmed,
+                    "blocks": [[list(a), list(b)] for a, b in c.blocks],
+                }
+                for name, c in self.comparisons.items()
+            },
+        }
+
+
+@dataclass
+class Samples:
+    """Samples by contender and block, and what the kernel's benches said of themselves."""
+
+    blocks: list[dict[str, list[float]]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def against(self, other: str) -> list[decide.Block]:
+        return [(block[other], block[KERNEL]) for block in self.blocks if other in block]
+
+
+def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
+    """Time a case against the user's baseline, which decides how long is measured, and against
+    the op's own, which is there to be printed."""
+    session = Session(judge, subject, op, case)
+    rule = decide.Rule()
+    try:
+        trial, samples = session.tried(rule) if session.named else session.looked_at(rule)
+    except CandidateError as error:
+        words = f"{error.verdict}: {error.reason}"
+        return Timing(case, [], {}, None, None, {}, session.l2, error.verdict, words)
+    comparisons = {name: _printed(samples.against(name), rule) for name in session.others}
+    taken = [us for block in samples.blocks for us in block[KERNEL]]
+    time_us = statistics.median(taken)
+    roofline, sheet = session.roofline(time_us), session.sheet(time_us)
+    fault = _too_fast(roofline, sheet, judge.spec)
+    if trial is not None:
+        comparisons[baselines.USERS] = _decided(trial)
+        fault = fault or _slower(trial)
+    verdict = Verdict.FAIL if fault else Verdict.PASS
+    return Timing(
+        case, taken, samples.facts, roofline, sheet, comparisons, session.l2, verdict, fault
+    )
+
+
+def _decided(trial: decide.Trial) -> Comparison:
+    slower = trial.answer is decide.Change.SLOWER
+    decision = decide.Decision.REVERT if slower else decide.Decision(trial.answer)
+    blocks = [*(trial.confirmation or trial.first)]
+    return Comparison(trial.estimate, decision, bool(trial.confirmation), blocks)
+
+
+def _printed(blocks: list[decide.Block], rule: decide.Rule) -> Comparison:
+    """A comparison that nothing hangs on: measured once."""
+    found = decide.estimate(blocks, rule.look_confidence)
+    return Comparison(found, decide.decide(found, rule), False, blocks)
+
+
+class Session:
+    """The contenders for one case, and the rounds that are measured of them."""
+
+    def __init__(self, judge: Judge, subject: Subject, op: Op, case: Case) -> None:
+        self.judge, self.subject, self.op, self.case = judge, subject, op, case
+        self.cost = op.cost(case.dims, ITEMSIZE[case.dtype])
+        self.others = baselines.rivals(judge, subject, op)
+        self.named = baselines.USERS in self.others
+        # In an edit loop a slower kernel is simply not kept; as a gate's finding it is confirmed.
+        quick = judge.settings.effort == "quick"
+        self.judged_by = decide.decide if quick else _keep_or_slower
+        self.l2 = "cold" if subject.device == "cuda" else "warm"
+        self.clear_bytes = _clear_bytes(judge) if subject.device == "cuda" else 0
+        self.rounds = 0
+        self.random = random.Random(derived_seed(judge.settings.seed, "timing", case.id))
+
+    def tried(self, rule: decide.Rule) -> tuple[decide.Trial, Samples]:
+        """The kernel against the user's baseline until the rule is satisfied. The op's own
+        baseline takes part up to the first look only."""
+        trial, samples = decide.Trial(rule, self.judged_by), Samples()
+        while need := trial.need:
+            taken = len(samples.blocks)
+            for blocks in _rounds(need.blocks):
+                first = len(samples.blocks) < rule.looks[0]
+                self._round(samples, blocks, list(self.others) if first else [baselines.USERS])
+            trial = trial.add(samples.against(baselines.USERS)[taken:])
+        return trial, samples
+
+    def looked_at(self, rule: decide.Rule) -> tuple[None, Samples]:
+        """The kernel beside the op's own baseline, as long as a first look takes."""
+        samples = Samples()
+        for blocks in _rounds(rule.looks[0]):
+            self._round(samples, blocks, list(self.others))
+        return None, samples
+
+    def roofline(self, time_us: float) -> gpu.Roofline:
+        """The share of the measured roof. What cannot be is looked at again, not believed."""
+        nbytes = int(self.cost.bytes)
+        for again in (False, True, True, True):
+            ceilings = self.judge.ceilings(self.subject.device, nbytes, self.case.dtype, again)
+            found = self._against(ceilings, time_us)
+            if found.pct <= 100 * MEASURED_LIMIT:
+                break
+        return found
+
+    def sheet(self, time_us: float) -> gpu.Roofline | None:
+        """The share of the data sheet's roof, where there is one for this device."""
+        spec = self.judge.spec if self.subject.device == "cuda" else None
+        return self._against(spec.ceilings(), time_us) if spec else None
+
+    def _against(self, ceilings: gpu.Ceilings, time_us: float) -> gpu.Roofline:
+        cost, op = self.cost, self.op
+        return gpu.roofline(cost.flops, cost.bytes, op.roof, self.case.dtype, time_us, ceilings)
+
+    def _round(self, samples: Samples, blocks: int, others: Sequence[str]) -> None:
+        """Some blocks in fresh processes, on fresh data."""
+        self.rounds += 1
+        seed = derived_seed(self.judge.settings.seed, "timing", self.case.id, str(self.rounds))
+        case = replace(self.case, seed=seed)
+        with (
+            self._contenders(others) as contenders,
+            self.judge.made(self.op, case, self.subject) as (calls, options),
+        ):
+            metas, fds = calls[0]
+            for _ in range(blocks):
+                for name, contender in contenders.items():
+                    message = {
+                        "do": "prepare",
+                        "inputs": metas,
+                        "options": options,
+                        "padding": self.random.getrandbits(32),
+                        "clear_bytes": self.clear_bytes,
+                    }
+                    facts, _ = contender.ask(message, tuple(fds))
+                    if name == KERNEL:
+                        samples.facts = facts
+                samples.blocks.append(self._block(contenders))
+            self._check_result(contenders[KERNEL])
+
+    def _block(self, contenders: Mapping[str, Subject]) -> dict[str, list[float]]:
+        """Bursts in turn, the order rotated and reversed, so that no one always comes first."""
+        taken: dict[str, list[float]] = {name: [] for name in contenders}
+        names = list(contenders)
+        for burst in range(BURSTS):
+            shift = burst // 2 % len(names)
+            order = names[shift:] + names[:shift]
+            for name in order if burst % 2 == 0 else reversed(order):
+                reply, _ = contenders[name].ask({"do": "burst", "count": SAMPLES_PER_BURST})
+                taken[name] += _samples(reply)
+        return taken
+
+    def _check_result(self, kernel: Subject) -> None:
+        """What the last timed call left must be right: timed calls do the whole work."""
+        reply, out = kernel.ask({"do": "burst", "count": 1, "result": True})
+        answer = self.judge.compare(well_formed(reply, out), out)
+        if not answer["ok"]:
+            raise CandidateError(
+                Verdict.FAIL, f"the result of a timed call is wrong: {answer['reason']}"
+            )
+
+    @contextlib.contextmanager
+    def _contenders(self, others: Sequence[str]) -> Iterator[dict[str, Subject]]:
+        """All in fresh processes, started side by side."""
+        contenders = {KERNEL: self.subject.fresh()} | {name: self.others[name]() for name in others}
+        try:
+            for contender in contenders.values():
+                contender.start()
+            with ThreadPoolExecutor(len(contenders)) as pool:
+                for loaded in [pool.submit(c.load) for c in contenders.values()]:
+                    loaded.result()
+            yield contenders
+        finally:
+            for contender in contenders.values():
+                contender.close()
+
+
+def _clear_bytes(judge: Judge) -> int:
+    """Twice the L2; of the driver's figure and the data sheet's the larger, since ROCm reports one
+    die's share of it."""
+    sheet = judge.spec.l2_mb * 2**20 if judge.spec else 0
+    return 2 * int(max(judge.gpu.l2_bytes if judge.gpu else 0, sheet))
+
+
+def _rounds(blocks: int) -> Iterator[int]:
+    """`blocks` in rounds, of which there are two at least."""
+    size = BLOCKS_PER_ROUND if blocks <= 2 * BLOCKS_PER_ROUND else 2 * BLOCKS_PER_ROUND
+    while blocks > 0:
+        yield min(size, blocks)
+        blocks -= size
+
+
+def _samples(reply: Mapping[str, Any]) -> list[float]:
+    samples = [float(us) for us in reply.get("samples_us", ())]
+    if len(samples) != SAMPLES_PER_BURST or not all(0 < us < float("inf") for us in samples):
+        raise CandidateError(
+            Verdict.FAIL, f"{SAMPLES_PER_BURST} positive times were asked for, got {samples}"
+        )
+    return samples
+
+
+def _too_fast(
+    measured: gpu.Roofline, sheet: gpu.Roofline | None, spec: gpu.GpuSpec | None
+) -> str | None:
+    if sheet and spec and (reason := gpu.beyond_roof(sheet, spec.ceilings())):
+        return f"FAIL: {reason}"
+    if measured.pct > 100 * MEASURED_LIMIT:
+        return (
+            f"FAIL: {measured.pct:.0f} % of the measured roof ({measured.bound}): faster than the "
+            "device can be; work is skipped or the clock is wrong"
+        )
+    return None
+
+
+def _keep_or_slower(found: decide.Estimate, rule: decide.Rule) -> decide.Decision | decide.Change:
+    """A gate's question and an agent's in one: a loss is a claim too, and is confirmed."""
+    change = decide.judge_change(found, rule)
+    return change if change is decide.Change.SLOWER else decide.decide(found, rule)
+
+
+def _slower(trial: decide.Trial) -> str | None:
+    if trial.answer is not decide.Change.SLOWER:
+        return None
+    found = trial.estimate
+    return (
+        f"SLOWER: {found.ratio:.3f} times the baseline's speed, {found.confidence:.1%} interval "
+        f"[{found.low:.3f}, {found.high:.3f}], threshold {trial.rule.threshold:.0%}"
+    )

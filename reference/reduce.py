@@ -1,0 +1,148 @@
+"""Reduce: the sum of x over one dimension."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pytest_autokernel.op import (
+    Cost,
+    Dim,
+    Dims,
+    Draw,
+    Op,
+    Relation,
+    Stability,
+    Tensors,
+    Tolerance,
+    Variant,
+    compiled,
+    near_square,
+)
+
+
+def reference(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """The sum of `x` over `dim`, which the result lacks; in x's dtype."""
+    return x.sum(dim)
+
+
+def inputs(draw: Draw, dims: Dims) -> Tensors:
+    """`x [M, N]`, of a scale and an offset that vary; the sums stay within fp16."""
+    scale, offset = draw.between(0.5, 3), draw.between(-1, 1) * min(1, 16384 / (dims["N"] + 1))
+    return (draw.normal(dims["M"], dims["N"], scale=scale, offset=offset),)
+
+
+def transposed(draw: Draw, dims: Dims) -> Tensors:
+    return (inputs(draw, dims)[0].t(),)
+
+
+def nested(draw: Draw, dims: Dims) -> Tensors:
+    return (inputs(draw, dims)[0].unflatten(0, near_square(dims["M"])),)
+
+
+def integers(draw: Draw, dims: Dims) -> Tensors:
+    """Small integers, of which fp32 makes an exact sum in any order."""
+    return (draw.integers(dims["M"], dims["N"], low=-4, high=8).to(draw.dtype),)
+
+
+def long_sums(draw: Draw, dims: Dims) -> Tensors:
+    """Positive numbers that add up to some 2^15, so that one more is below fp16's last bit."""
+    size = 2.0**15 / (dims["N"] + 1)
+    return (draw.normal(dims["M"], dims["N"], scale=size / 8, offset=size),)
+
+
+def cancellation(draw: Draw, dims: Dims) -> Tensors:
+    """Large numbers, their opposites in another order, and something small between."""
+    half = dims["N"] // 2
+    a = draw.normal(dims["M"], half, scale=64, offset=256)
+    return (torch.cat([a, draw.normal(dims["M"], dims["N"] - 2 * half), -a.flip(-1)], -1),)
+
+
+def wide_range(draw: Draw, dims: Dims) -> Tensors:
+    """Sizes from 2^-12 to 2^12 side by side."""
+    x = draw.normal(dims["M"], dims["N"])
+    return (x * draw.integers(dims["M"], dims["N"], low=-12, high=13).to(x.dtype).exp2(),)
+
+
+def condition(inputs: Tensors, r: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """A tree's few roundings of all that is added, and a sequential sum's random walk, whose
+    steps are as large as the partial sums in between."""
+    x = inputs[0]
+    if not x.numel():
+        return torch.zeros_like(r)
+    if dim is None:
+        dim = next(d for d in (-1, 0) if x.select(d, 0).shape == r.shape)
+    walk = 2 * math.sqrt(x.shape[dim]) * x.cumsum(dim).abs().amax(dim)
+    return 4 * x.abs().sum(dim) + walk
+
+
+def _agree(left: torch.Tensor, right: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The rounding of the results, and that of the sum within: in units of the result's."""
+    finer = 2.0**-23 / torch.finfo(x.dtype).eps
+    size = left.double().abs() + right.double().abs() + finer * x.double().abs().sum(-1)
+    return left.double(), right.double(), size
+
+
+OP = Op(
+    name="reduce",
+    reference=reference,
+    inputs=inputs,
+    dims=(Dim("M", 1, 4096, batch=True), Dim("N", 1, 131072)),
+    sizes={
+        "small": {"M": 1024, "N": 1024},
+        "medium": {"M": 4096, "N": 4096},
+        "large": {"M": 8192, "N": 8192},
+        "wide": {"M": 1024, "N": 32768},
+        "narrow": {"M": 65536, "N": 128},
+        "llama3_mlp": {"M": 4096, "N": 14336},
+        "llama3_vocab": {"M": 1024, "N": 128256},
+        "few_rows": {"M": 16, "N": 4194304},
+        "flat": {"M": 1, "N": 67108864},
+    },
+    edges={
+        "one": {"M": 1, "N": 1},
+        "one_row": {"M": 1, "N": 50257},
+        "one_col": {"M": 1023, "N": 1},
+        "odd_1023": {"M": 1023, "N": 1024},
+        "odd_4097": {"M": 4096, "N": 4097},
+        "vocab": {"M": 64, "N": 50257},
+        "no_rows": {"M": 0, "N": 128},
+        "no_cols": {"M": 32, "N": 0},
+    },
+    tolerance=Tolerance(condition),
+    cost=lambda dims, size: Cost(
+        flops=dims["M"] * dims["N"], bytes=size * dims["M"] * (dims["N"] + 1)
+    ),
+    roof="read",
+    timed=("large",),
+    baselines={"eager": reference, "compile": compiled(reference)},
+    variants={
+        "core": Variant(),
+        "dim0": Variant({"dim": 0}, "dim", transposed),
+        "nd": Variant({}, "nd", nested),
+    },
+    stability={
+        "integers": Stability(
+            integers, "a sum kept in bf16, whose integers end at 256", exact=True
+        ),
+        "long_sums": Stability(long_sums, "a sum kept in the inputs' own dtype stands still"),
+        "cancellation": Stability(
+            cancellation, "partial sums beyond fp16, of which little is left"
+        ),
+        "wide_range": Stability(wide_range, "small numbers dropped beside large ones"),
+    },
+    relations={
+        "permutation": Relation(
+            lambda x, draw: [x, (x[0].flip(-1).contiguous(),)],
+            lambda y, x: _agree(y[0], y[1], x[0]),
+        ),
+        "split": Relation(
+            lambda x, draw: [x, *((part.contiguous(),) for part in x[0].tensor_split(2, -1))],
+            lambda y, x: _agree(y[0], y[1].double() + y[2].double(), x[0]),
+        ),
+        "doubling": Relation(
+            lambda x, draw: [x, (x[0] * 2,)], lambda y, x: _agree(2 * y[0].double(), y[1], x[0])
+        ),
+    },
+)

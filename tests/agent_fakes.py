@@ -1,0 +1,171 @@
+"""A judge that follows a script, as a function and as a program that stands in for pytest.
+
+The speed of a kernel is a function of its CONFIG, so that a run with a seed always gives the
+same experiments. As a program it answers the command line with which the agent calls pytest;
+`FAKE` in the environment makes it misbehave.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+KERNEL = '''\
+"""A kernel for tests."""
+
+KERNEL_TYPE = "softmax"
+
+# width pays up to 4; unroll=4 is wrong in the full judgement.
+CONFIG = {"width": 1, "unroll": 1}
+SPACE = {
+    "width": [1, 2, 4, 8],
+    "unroll": [1, 2, 4],
+    "rules": ["width * unroll <= 16"],
+}
+
+
+def kernel_fn(x, dim=-1):
+    return x.softmax(dim)
+'''
+
+SPEEDS = {"width": {1: 1.0, 2: 1.5, 4: 2.0, 8: 1.9}, "unroll": {1: 1.0, 2: 1.004, 4: 1.5}}
+TO_AGENT = {
+    "kill-agent": signal.SIGKILL,
+    "interrupt-agent": signal.SIGINT,
+    "terminate-agent": signal.SIGTERM,
+}
+
+
+def config_of(text: str) -> dict[str, Any]:
+    """The CONFIG of a kernel file."""
+    line = next(line for line in text.splitlines() if line.startswith("CONFIG = "))
+    found: dict[str, Any] = ast.literal_eval(line.removeprefix("CONFIG = "))
+    return found
+
+
+def time_us(text: str) -> float:
+    config = config_of(text)
+    return 1000 / (SPEEDS["width"][config["width"]] * SPEEDS["unroll"][config["unroll"]])
+
+
+def comparison(other_us: float, ours_us: float) -> dict[str, Any]:
+    ratio = other_us / ours_us
+    decision = "KEEP" if ratio > 1.02 else "REVERT" if ratio < 0.998 else "UNDECIDED"
+    return {
+        "ratio": ratio,
+        "low": ratio * 0.99,
+        "high": ratio * 1.01,
+        "confidence": 0.99,
+        "decision": decision,
+        "confirmed": decision == "KEEP",
+        "blocks": [[[other_us] * 3, [ours_us] * 3]] * 2,
+    }
+
+
+def item(stage: str, verdict: str = "PASS", reason: str | None = None) -> dict[str, Any]:
+    return {
+        "id": f"kernels/softmax.py::{stage}[large-fp32]",
+        "stage": stage,
+        "case": "large-fp32",
+        "verdict": verdict,
+        "seconds": 0.1,
+        "completed": 1,
+        "worst": None,
+        "reason": reason,
+    }
+
+
+def report(text: str, baseline: str | None, seed: int, full: bool) -> dict[str, Any]:
+    """What the judge would say: of a few cases with times, or of all cases without."""
+    items, timings = [item("smoke")], []
+    if full and config_of(text)["unroll"] == 4:
+        items += [item("edge_cases", "FAIL", "FAIL: softmax 1x1 fp32: off by 3 ulp\nin lane 0")]
+    if not full:
+        items += [item("roofline")]
+        comparisons = {"eager": comparison(900.0, time_us(text))}
+        if baseline is not None:
+            comparisons["baseline"] = comparison(time_us(baseline), time_us(text))
+            if comparisons["baseline"]["high"] < 0.99:
+                items[-1] = item("roofline", "FAIL", "SLOWER: than the baseline")
+        timings = [
+            {
+                "case": "large-fp32",
+                "time_us": time_us(text),
+                "tflops": 0.25,
+                "gb_s": 12.5,
+                "pct_roof": 40.0,
+                "peak_mb": None,
+                "l2": "warm",
+                "comparisons": comparisons,
+            }
+        ]
+    failed = next((i for i in items if i["verdict"] != "PASS"), None)
+    kernel = {
+        "path": "kernels/softmax.py",
+        "op": "softmax",
+        "backend": "cpp",
+        "device": "cpu",
+        "sha256": "",
+        "verdict": failed["verdict"] if failed else "PASS",
+        "reason": failed["reason"] if failed else None,
+        "items": items,
+        "timings": timings,
+    }
+    return {
+        "schema": 1,
+        "version": "0",
+        "seed": seed,
+        "effort": "normal" if full else "quick",
+        "environment": {"device": "test", "torch": "0", "triton": None, "python": "0"},
+        "kernels": [kernel],
+    }
+
+
+def misbehave(how: str, calls: int) -> None:
+    """`FAKE` is `WHAT:CALL`, the call that goes wrong; without a number each does."""
+    what, _, call = how.partition(":")
+    if call and int(call) != calls:
+        return
+    if what in TO_AGENT:
+        os.kill(os.getppid(), TO_AGENT[what])
+        time.sleep(0 if what == "kill-agent" else 600)  # the others end this process too
+    if what == "exit-4":
+        os.write(2, b"INTERNALERROR> no such option\n")
+        sys.exit(4)
+    if what == "no-report":
+        sys.exit(1)
+    if what == "signal":
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def main(argv: list[str]) -> None:
+    options = dict(itertools.pairwise(argv))
+    log = Path(os.environ["FAKE_LOG"])
+    with log.open("a") as file:
+        file.write(json.dumps({"argv": argv, "cwd": str(Path.cwd()), "pid": os.getpid()}) + "\n")
+    misbehave(os.environ.get("FAKE", ""), len(log.read_text().splitlines()))
+    file_of = options.get("--autokernel-baseline")
+    found = report(
+        Path(options["--autokernel"]).read_text(),
+        Path(file_of).read_text() if file_of else None,
+        int(options["--autokernel-seed"]),
+        full=options["--autokernel-effort"] == "normal",
+    )
+    if os.environ.get("FAKE") == "garbage":
+        found = {"schema": 1, "kernels": [{"verdict": "PASS"}]}
+    if os.environ.get("FAKE") == "schema":
+        found["schema"] = 2
+    Path(options["--autokernel-json"]).write_text(json.dumps(found))
+    passed = found["kernels"][0]["verdict"] == "PASS"
+    sys.exit(passed if os.environ.get("FAKE") == "contradiction" else not passed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,109 @@
+"""Fixtures for the agent's tests: a user's git repository, and a run in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autokernel_agent.ledger import Ledger, open_ledger
+from autokernel_agent.loop import Loop
+from autokernel_agent.records import Experiment
+from autokernel_agent.report import Report
+from autokernel_agent.repository import Repository
+from autokernel_agent.stop import Stop, experiments
+
+from . import agent_fakes
+from .agent_fakes import KERNEL
+
+PATH = "kernels/softmax.py"
+# No settings of the machine: so no name and no address either.
+BARE = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+
+def git(folder: Path, *words: str) -> str:
+    named = ["-c", "user.name=User", "-c", "user.email=user@example.org"]
+    done = subprocess.run(
+        ["git", *named, *words],
+        cwd=folder,
+        env={**os.environ, **BARE},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def user_repository(folder: Path) -> Path:
+    """A repository with a committed kernel, and with changes that are the user's business."""
+    (folder / "kernels").mkdir(parents=True)
+    (folder / PATH).write_text(KERNEL)
+    (folder / "kernels/reduce.py").write_text(KERNEL.replace('"softmax"', '"reduce"'))
+    (folder / "notes.txt").write_text("committed\n")
+    git(folder, "init", "--quiet", "--initial-branch=main", "--template=")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message=first")
+    (folder / "notes.txt").write_text("changed\n")
+    (folder / "staged.txt").write_text("staged\n")
+    git(folder, "add", "staged.txt")
+    return folder
+
+
+def state(folder: Path) -> list[str]:
+    """Everything of a repository that is the user's: branch, commits, index, work tree."""
+    return [
+        git(folder, "symbolic-ref", "HEAD"),
+        git(folder, "rev-parse", "HEAD"),
+        git(folder, "ls-files", "--stage"),
+        git(folder, "status", "--porcelain"),
+        git(folder, "worktree", "list"),
+        git(folder, "stash", "list"),
+    ]
+
+
+class ScriptedJudge:
+    """The scripted judge in this process."""
+
+    def compare(self, text: str, baseline: str | None, seed: int) -> Report:
+        return Report.parse(agent_fakes.report(text, baseline, seed, full=False))
+
+    def verify(self, text: str, seed: int) -> Report:
+        return Report.parse(agent_fakes.report(text, None, seed, full=True))
+
+
+@dataclass
+class Silent:
+    """A display that remembers."""
+
+    seen: list[str] = field(default_factory=list)
+
+    def trying(self, experiment: int, what: str) -> None:
+        self.seen.append(f"{experiment} {what}")
+
+    def finished(self, experiment: Experiment) -> None:
+        self.seen.append(f"{experiment.experiment} {experiment.decision}")
+
+
+@contextmanager
+def opened(folder: Path, tag: str = "t") -> Iterator[Ledger]:
+    repository = Repository(folder)
+    try:
+        with open_ledger(repository, tag) as ledger:
+            yield ledger
+    finally:
+        repository.close()
+
+
+def loop(ledger: Ledger, seed: int = 1, kernel: str = PATH) -> Loop:
+    base = ledger.repository.head()
+    return Loop(kernel, base, ScriptedJudge(), ledger, Silent(), "tuner", seed)
+
+
+def run(folder: Path, stop: Stop | int, seed: int = 1) -> list[Experiment]:
+    """A run with the scripted judge; all experiments of its ledger."""
+    with opened(folder) as ledger:
+        loop(ledger, seed).run(experiments(stop) if isinstance(stop, int) else stop)
+        return ledger.experiments

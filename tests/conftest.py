@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_autokernel.judge import Judge
+from pytest_autokernel.settings import Settings
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parent.parent
+WRONG = ROOT / "tests" / "wrong_kernels"
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    """A judge's settings for tests: a CPU, short limits, a seed of each run's own."""
+    return Settings(
+        rootdir=ROOT,
+        seed=int.from_bytes(os.urandom(4)),
+        device="cpu",
+        effort="normal",
+        timeout_s=5,
+        memory_bytes=2 * 2**30,
+        cpus=tuple(sorted(os.sched_getaffinity(0))),
+        baseline=None,
+        json=None,
+    )
+
+
+@pytest.fixture(scope="session")
+def judge(settings: Settings) -> Iterator[Judge]:
+    judge = Judge(settings)
+    yield judge
+    judge.close()
+
+
+@pytest.fixture
+def quick_judge(judge: Judge) -> Iterator[Judge]:
+    """The same judge at the effort of an edit loop."""
+    before = judge.settings
+    judge.settings = replace(before, effort="quick")
+    yield judge
+    judge.settings = before
+
+
+@pytest.fixture
+def foreign(pytester: pytest.Pytester) -> pytest.Pytester:
+    """An empty repository of somebody else's, with a `kernels` folder."""
+    pytester.makefile(".toml", pyproject="[tool.pytest.ini_options]\nfilterwarnings = ['error']\n")
+    pytester.mkdir("kernels")
+    return pytester
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this machine"))

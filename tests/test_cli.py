@@ -1,0 +1,371 @@
+"""`autokernel` as a user meets it: a process in a git repository, with a scripted pytest."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import typer
+from autokernel_agent.__main__ import app, default_tag, parse_duration, parse_tag
+from autokernel_agent.stop import experiments
+from typer.testing import CliRunner
+
+from . import agent_fakes
+from .agent_fakes import KERNEL
+from .agent_repository import BARE, PATH, git, loop, opened, state, user_repository
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return user_repository(tmp_path / "repo")
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Mapping[str, str]:
+    """An environment in which `python -m pytest` is the scripted judge."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    (folder / "pytest.py").write_text(Path(agent_fakes.__file__).read_text())
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    log = str(tmp_path / "calls.jsonl")
+    return {**os.environ, **BARE, "PYTHONPATH": path, "FAKE_LOG": log, "COLUMNS": "100"}
+
+
+@pytest.fixture
+def cli(repo: Path, env: Mapping[str, str]) -> Cli:
+    def run(*words: str, cwd: Path = repo, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "autokernel_agent", *words],
+            cwd=cwd,
+            env={**env, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def calls(tmp_path: Path) -> int:
+    log = tmp_path / "calls.jsonl"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+class TestOptimize:
+    def test_it_prints_a_line_for_each_experiment_and_what_came_of_all(
+        self, cli: Cli, repo: Path
+    ) -> None:
+        before = state(repo)
+        done = cli("optimize", PATH, "--tag", "demo", "--experiments", "4", "--seed", "1")
+        assert (done.returncode, done.stderr) == (0, "")
+        commit = git(repo, "rev-parse", "--short", "autokernel/demo")
+        assert [line.rstrip() for line in done.stdout.splitlines() if line.strip()] == [
+            "kernels/softmax.py: tag demo, tuner, seed 1",
+            "   0  starter                            starter",
+            "   1  KEEP       2.000x [1.980, 2.020]   width 1 -> 4",
+            "   2  UNDECIDED  1.004x [0.994, 1.014]   unroll 1 -> 2",
+            "   3  REVERT     0.950x [0.940, 0.959]   width 4 -> 8",
+            "   4  REVERT     0.750x [0.742, 0.758]   width 4 -> 2",
+            "kernels/softmax.py: 4 experiments done",
+            "kernels/softmax.py: kept 1 of 4 experiments",
+            "experiment  kept change   speedup over previous",
+            "         1  width 1 -> 4  2.000x [1.980, 2.020]",
+            "total: 2.000x [1.980, 2.020] over the starter, measured afresh, confidence 0.99",
+            "results  .autokernel/demo/results.tsv",
+            "branch   autokernel/demo",
+            f"  {commit} softmax: width 1 -> 4",
+        ]
+        assert state(repo) == before
+        assert not (repo / ".autokernel/demo/worktree").exists()
+
+    def test_started_again_it_goes_on(self, cli: Cli, repo: Path) -> None:
+        words = ("optimize", PATH, "--tag", "demo", "--seed", "1")
+        cli(*words, "--experiments", "2")
+        before = state(repo)
+        again = cli(*words)
+        assert again.returncode == 0
+        assert "starter  " not in again.stdout
+        assert "nothing is left to try" in again.stdout
+        assert "total: 2.000x" in again.stdout
+        assert state(repo) == before
+        rows = (repo / ".autokernel/demo/results.tsv").read_text().splitlines()[1:]
+        assert [row.split("\t")[0] for row in rows] == [str(n) for n in range(11)]
+        assert len({row.split("\t")[-1] for row in rows}) == 11
+
+    def test_it_goes_on_where_its_branch_was_merged(self, cli: Cli, repo: Path) -> None:
+        words = ("optimize", PATH, "--tag", "demo", "--experiments", "1")
+        cli(*words)
+        git(repo, "reset", "--quiet")
+        git(repo, "merge", "--quiet", "autokernel/demo")
+        assert cli(*words).returncode == 0
+
+    def test_several_kernels_share_the_experiments(self, cli: Cli, repo: Path) -> None:
+        done = cli("optimize", PATH, "kernels/reduce.py", "--experiments", "5", "--tag", "both")
+        assert done.returncode == 0
+        assert "kernels/softmax.py: 3 experiments done" in done.stdout
+        assert "kernels/reduce.py: 2 experiments done" in done.stdout
+        assert done.stdout.count("total: 2.000x") == 2
+        assert len(git(repo, "log", "--oneline", "main..autokernel/both").splitlines()) == 2
+
+    def test_a_budget_ends_it_in_time(self, cli: Cli) -> None:
+        began = time.monotonic()
+        done = cli("optimize", PATH, "--budget", "1s")
+        assert done.returncode == 0
+        assert "the budget is spent" in done.stdout or "nothing is left" in done.stdout
+        assert time.monotonic() - began < 10
+
+    def test_it_runs_in_any_folder_of_the_repository(self, cli: Cli, repo: Path) -> None:
+        done = cli("optimize", "softmax.py", "--experiments", "1", cwd=repo / "kernels")
+        assert done.returncode == 0
+        assert (repo / ".autokernel/kernels-softmax/results.tsv").exists()
+
+    def test_a_terminal_sees_it_live(self, repo: Path, env: Mapping[str, str]) -> None:
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "autokernel_agent", "optimize", PATH, "--budget", "60s"]
+        with subprocess.Popen(
+            [*command, "--experiments", "3"],
+            cwd=repo,
+            env={**env, "TERM": "xterm-256color", "COLUMNS": "140"},
+            stdout=theirs,
+            stderr=theirs,
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            try:
+                while chunk := os.read(ours, 65536):
+                    shown += chunk
+            except OSError:  # how Linux says that the other end was closed
+                pass
+            assert process.wait() == 0
+        os.close(ours)
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+        assert "kept 0   reverted 0" in text
+        assert re.search(r"best 2.000x +kept 1 +reverted", text)
+        assert re.search(r"[01]:\d\d left", text)
+        assert "total: 2.000x [1.980, 2.020] over the starter" in text
+
+
+class TestEndings:
+    @pytest.mark.parametrize("how", ["interrupt-agent", "terminate-agent"])
+    def test_ctrl_c_ends_it_between_experiments_and_says_how_to_go_on(
+        self, how: str, cli: Cli, repo: Path, tmp_path: Path
+    ) -> None:
+        before = state(repo)
+        words = ("optimize", PATH, "--tag", "demo", "--seed", "1")
+        done = cli(*words, FAKE=f"{how}:4")
+        assert done.returncode == 130
+        assert done.stderr == "autokernel: interrupted\n"
+        assert "kept 1 of 1 experiments" in done.stdout
+        assert "total: not measured" in done.stdout
+        assert f"to go on: autokernel optimize {PATH} --tag demo" in done.stdout
+        assert state(repo) == before
+        last = json.loads((tmp_path / "calls.jsonl").read_text().splitlines()[-1])
+        assert not Path(f"/proc/{last['pid']}").exists()
+        assert "2  UNDECIDED" in cli(*words, "--experiments", "1").stdout
+
+    @pytest.mark.parametrize("call", [1, 2, 3, 4])
+    def test_kill_9_costs_the_experiment_it_hit_and_no_other(
+        self, call: int, cli: Cli, repo: Path
+    ) -> None:
+        """Calls of the judge: 1 the starter, 2 and 3 on the first experiment, 4 on the second."""
+        words = ("optimize", PATH, "--tag", "demo", "--seed", "1", "--experiments")
+        assert cli(*words, "4", FAKE=f"kill-agent:{call}").returncode == -signal.SIGKILL
+        done = {1: 0, 2: 0, 3: 0, 4: 1}[call]
+        again = cli(*words, str(4 - done))
+        assert again.returncode == 0
+        rows = (repo / ".autokernel/demo/results.tsv").read_text().splitlines()[1:]
+        assert [(r.split("\t")[0], r.split("\t")[1]) for r in rows] == [
+            ("0", "baseline"),
+            ("1", "keep"),
+            ("2", "undecided"),
+            ("3", "revert"),
+            ("4", "revert"),
+        ]
+        assert len(git(repo, "worktree", "list").splitlines()) == 1
+
+    def test_a_broken_judge_is_no_verdict_on_the_kernel(self, cli: Cli, repo: Path) -> None:
+        done = cli("optimize", PATH, "--tag", "demo", FAKE="exit-4")
+        assert done.returncode == 1
+        assert "the judge itself failed, twice; this says nothing of the kernel" in done.stderr
+        assert "INTERNALERROR> no such option" in done.stderr
+        assert not (repo / ".autokernel/demo/experiments.jsonl").exists()
+        assert len(git(repo, "worktree", "list").splitlines()) == 1
+
+    def test_a_second_run_of_the_same_tag_refuses(self, cli: Cli, repo: Path) -> None:
+        with opened(repo, "demo"):
+            done = cli("optimize", PATH, "--tag", "demo")
+        assert done.returncode == 2
+        assert f"tag 'demo' is in use by process {os.getpid()}" in done.stderr
+
+
+class TestRefusals:
+    """One line that says what was expected, what came, and what to do; exit code 2."""
+
+    def refused(self, done: subprocess.CompletedProcess[str]) -> str:
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    def test_a_kernel_with_uncommitted_changes(self, cli: Cli, repo: Path, tmp_path: Path) -> None:
+        (repo / PATH).write_text(KERNEL + "# more\n")
+        words = self.refused(cli("optimize", PATH))
+        assert f"{PATH} has uncommitted changes: commit them, or drop them with" in words
+        assert calls(tmp_path) == 0
+
+    def test_a_kernel_with_staged_changes(self, cli: Cli, repo: Path) -> None:
+        (repo / PATH).write_text(KERNEL + "# more\n")
+        git(repo, "add", PATH)
+        (repo / PATH).write_text(KERNEL)
+        assert "has uncommitted changes" in self.refused(cli("optimize", PATH))
+
+    def test_a_kernel_that_is_not_committed(self, cli: Cli, repo: Path) -> None:
+        (repo / "kernels/new.py").write_text(KERNEL)
+        assert "kernels/new.py is not committed" in self.refused(cli("optimize", "kernels/new.py"))
+
+    def test_a_kernel_that_does_not_exist(self, cli: Cli) -> None:
+        assert "no such kernel file: nothing.py" in self.refused(cli("optimize", "nothing.py"))
+
+    def test_a_kernel_outside_of_the_repository(self, cli: Cli, tmp_path: Path) -> None:
+        (tmp_path / "far.py").write_text(KERNEL)
+        assert "is outside of the repository" in self.refused(cli("optimize", "../far.py"))
+
+    def test_a_kernel_that_was_changed_since_the_tag_began(self, cli: Cli, repo: Path) -> None:
+        cli("optimize", PATH, "--tag", "demo", "--experiments", "1")
+        (repo / PATH).write_text(KERNEL + "# more\n")
+        git(repo, "commit", "--quiet", "--message=second", PATH)
+        words = self.refused(cli("optimize", PATH, "--tag", "demo"))
+        assert "neither the starter of tag 'demo' nor any kernel that it kept" in words
+
+    def test_a_kernel_without_a_space(self, cli: Cli, repo: Path) -> None:
+        (repo / PATH).write_text('KERNEL_TYPE = "softmax"\n')
+        git(repo, "commit", "--quiet", "--message=second", PATH)
+        done = cli("optimize", PATH)
+        assert done.returncode == 2
+        assert "the tuner needs a dictionary literal CONFIG" in done.stderr
+
+    def test_a_detached_head(self, cli: Cli, repo: Path) -> None:
+        git(repo, "switch", "--quiet", "--detach", "main")
+        assert "expected a branch, HEAD is detached at" in self.refused(cli("optimize", PATH))
+
+    def test_a_repository_without_commits(self, cli: Cli, tmp_path: Path) -> None:
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        git(folder, "init", "--quiet", "--template=")
+        (folder / "k.py").write_text(KERNEL)
+        assert "has no commits yet" in self.refused(cli("optimize", "k.py", cwd=folder))
+
+    def test_no_repository(self, cli: Cli, tmp_path: Path) -> None:
+        folder = tmp_path / "plain"
+        folder.mkdir()
+        (folder / "k.py").write_text(KERNEL)
+        assert "is not in a git repository" in self.refused(cli("optimize", "k.py", cwd=folder))
+
+    def test_nothing_to_show(self, cli: Cli) -> None:
+        assert "no experiments of any tag" in self.refused(cli("log"))
+        assert "no experiments of tag 'x'" in self.refused(cli("show", "1", "--tag", "x"))
+
+
+@pytest.fixture(scope="module")
+def worked_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with two tags, to be looked at alone."""
+    repo = user_repository(tmp_path_factory.mktemp("worked") / "repo")
+    for tag, most in [("old", 1), ("demo", 99)]:
+        with opened(repo, tag) as ledger:
+            loop(ledger).run(experiments(most))
+    return repo
+
+
+class TestLogAndShow:
+    @pytest.fixture
+    def shown(self, cli: Cli, worked_in: Path) -> Cli:
+        return lambda *words: cli(*words, cwd=worked_in)
+
+    def test_log_lists_the_experiments_of_the_latest_tag(self, shown: Cli) -> None:
+        lines = shown("log").stdout.splitlines()
+        assert len([line for line in lines if PATH in line]) == 11
+        assert any(
+            re.search(r" 1 +kernels/softmax.py +KEEP +2.000x \[1.980", line) for line in lines
+        )
+        assert any("FAIL" in line and "off by 3 ulp in lane 0" in line for line in lines)
+        assert (
+            len([ln for ln in shown("log", "--tag", "old").stdout.splitlines() if PATH in ln]) == 2
+        )
+
+    def test_show_gives_verdict_samples_and_diff(self, shown: Cli) -> None:
+        text = shown("show", "1").stdout
+        assert "experiment 1  KEEP  width 1 -> 4" in text
+        assert "against baseline: 2.000x [1.980, 2.020], confidence 0.99, KEEP" in text
+        assert "block 1: 1000 us -> 500 us, 2x (medians of 3 and 3 samples)" in text
+        assert '-CONFIG = {"width": 1, "unroll": 1}' in text
+        assert '+CONFIG = {"width": 4, "unroll": 1}' in text
+
+    def test_show_gives_the_reason_of_a_failure(self, shown: Cli) -> None:
+        lines = shown("log").stdout.splitlines()
+        number = next(line.split()[0] for line in lines if "FAIL" in line)
+        assert "edge_cases[large-fp32]: FAIL: FAIL: softmax 1x1" in shown("show", number).stdout
+
+    def test_show_gives_the_starter_without_a_diff(self, shown: Cli) -> None:
+        text = shown("show", "0").stdout
+        assert "this is the starter" in text
+        assert "diff" not in text
+
+    def test_an_unknown_experiment_is_refused(self, shown: Cli) -> None:
+        done = shown("show", "99")
+        assert done.returncode == 2
+        assert "has the experiments 0 to 10, no experiment 99" in done.stderr
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [("90", 90), ("60s", 60), ("10m", 600), ("8h", 28800), ("1h30m", 5400), ("0.5m", 30)],
+    )
+    def test_a_duration_is_read(self, text: str, seconds: float) -> None:
+        assert parse_duration(text) == seconds
+
+    @pytest.mark.parametrize("text", ["", "soon", "10x", "-5s", "0", "1h 5m", "s"])
+    def test_what_is_no_duration_is_refused(self, text: str) -> None:
+        with pytest.raises(typer.BadParameter, match="expected a duration such as 60s"):
+            parse_duration(text)
+
+    @pytest.mark.parametrize("tag", ["demo", "2026-11-20", "a.b_c", "x"])
+    def test_a_tag_is_what_a_branch_can_be_called(self, tag: str) -> None:
+        assert parse_tag(tag) == tag
+
+    @pytest.mark.parametrize("tag", ["", "a/b", "../x", "a..b", ".x", "x.lock", "a b", "-x"])
+    def test_a_tag_that_is_no_name_is_refused(self, tag: str) -> None:
+        with pytest.raises(typer.BadParameter):
+            parse_tag(tag)
+
+    def test_the_default_tag_says_which_kernel(self) -> None:
+        assert default_tag(Path("kernels/cpp/softmax.py")) == "cpp-softmax"
+        assert parse_tag(default_tag(Path("/odd name/é.py")))
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--budget", "soon"], "expected a duration"),
+            (["--tag", "a/b"], "expected letters"),
+            (["--proposer", "oracle"], "expected one of tuner"),
+            (["--experiments", "0"], "greater than or equal"),
+        ],
+    )
+    def test_a_bad_option_is_refused_before_anything_happens(
+        self, words: list[str], message: str
+    ) -> None:
+        result = CliRunner().invoke(app, ["optimize", PATH, *words])
+        assert result.exit_code == 2
+        assert message in result.stderr

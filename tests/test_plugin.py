@@ -1,0 +1,213 @@
+"""The plugin as a user meets it: in a repository of their own, through pytest's command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch  # before pytester, which unloads what a test imports; numpy does not survive that
+
+from pytest_autokernel.plan import STAGES
+from tests.conftest import ROOT, WRONG
+
+RIGHT = """
+import torch
+
+KERNEL_TYPE = "softmax"
+SUPPORTS = {"dim"}
+
+
+def kernel_fn(x, dim=-1):
+    return torch.softmax(x.float(), dim).to(x.dtype)
+"""
+QUICK = ("--autokernel", "--autokernel-effort=quick", "-p", "no:randomly")
+
+
+def kernel(pytester: pytest.Pytester, name: str, text: str = RIGHT) -> Path:
+    path = pytester.path / "kernels" / f"{name}.py"
+    path.write_text(text)
+    return path
+
+
+def test_without_the_flag_neither_torch_nor_triton_nor_hypothesis_is_imported(
+    foreign: pytest.Pytester,
+) -> None:
+    foreign.makepyfile(
+        """
+        import sys
+
+        def test_nothing_heavy_is_loaded(pytestconfig):
+            assert pytestconfig.pluginmanager.hasplugin("autokernel")
+            heavy = {"torch", "triton", "numpy", "rich", "git"} & set(sys.modules)
+            assert not heavy
+        """
+    )
+    # Hypothesis has a pytest plugin of its own, and so has pytest-randomly, which loads numpy.
+    result = foreign.runpytest_subprocess("-p", "no:randomly", "-p", "no:hypothesispytest")
+    result.assert_outcomes(passed=1)
+    code = """
+import sys, pytest_autokernel.plugin
+sys.exit(bool({'torch', 'triton', 'hypothesis'} & set(sys.modules)))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_broken_kernel_costs_its_own_items_and_no_others(foreign: pytest.Pytester) -> None:
+    for name in ("wrong_sum", "sleeps", "exits", "null", "exits_at_import"):
+        shutil.copy(WRONG / f"softmax_{name}.py", foreign.path / "kernels")
+    kernel(foreign, "broken", "KERNEL_TYPE = 'softmax'\ndef kernel_fn(x)\n    return x\n")
+    kernel(foreign, "nameless", "def kernel_fn(x):\n    return x\n")
+    kernel(foreign, "unknown", RIGHT.replace("softmax", "hardmax", 1))
+    kernel(foreign, "zz_right")
+    result = foreign.runpytest_subprocess(
+        *QUICK, "-k", "smoke", "--autokernel-timeout=2", "--autokernel-json=out.json"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    report = json.loads((foreign.path / "out.json").read_text())
+    found = {Path(k["path"]).stem: (k["verdict"], k["reason"]) for k in report["kernels"]}
+    expected = {
+        "softmax_wrong_sum": ("FAIL", "got"),
+        "softmax_sleeps": ("TIMEOUT", "no answer within 2 s"),
+        "softmax_exits": ("CRASH", "exited by itself with code 0"),
+        "softmax_exits_at_import": ("CRASH", "exited by itself with code 0"),
+        "softmax_null": ("CRASH", "killed by SIGSEGV"),
+        "broken": ("FAIL", "broken.py:2: syntax error"),
+        "nameless": ("FAIL", 'expected KERNEL_TYPE = "<op>", found nothing'),
+        "unknown": ("FAIL", "no op called 'hardmax'"),
+    }
+    for name, (verdict, words) in expected.items():
+        assert found[name][0] == verdict, name
+        assert words in found[name][1], name
+    assert found["zz_right"] == ("PASS", None)
+
+
+def test_a_right_kernel_passes_all_stages_and_its_samples_are_benchmarks(
+    foreign: pytest.Pytester,
+) -> None:
+    kernel(foreign, "right")
+    result = foreign.runpytest_subprocess(
+        *QUICK, "--autokernel-json=out.json", "--benchmark-json=bench.json", "--junitxml=junit.xml"
+    )
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["autokernel: *seed*", "*kernels/right.py *PASS*eager*"])
+    result.stdout.fnmatch_lines(["*extensions not claimed, so not judged: nd"])
+    report = json.loads((foreign.path / "out.json").read_text())
+    schema = json.loads(files("pytest_autokernel").joinpath("report.schema.json").read_text())
+    jsonschema.validate(report, schema)
+    (found,) = report["kernels"]
+    stages = {item["stage"] for item in found["items"]}
+    assert stages == {*STAGES, "roofline"}
+    (benchmark,) = json.loads((foreign.path / "bench.json").read_text())["benchmarks"]
+    (timing,) = found["timings"]
+    assert benchmark["stats"]["median"] == pytest.approx(timing["time_us"] / 1e6)
+    assert "roofline[large-fp32]" in (foreign.path / "junit.xml").read_text()
+
+
+def test_the_ids_are_pytests_own(foreign: pytest.Pytester) -> None:
+    kernel(foreign, "right")
+    result = foreign.runpytest_subprocess(
+        *QUICK, "--collect-only", "-q", "kernels/right.py::shape_sweep", "-k", "tiny and bf16"
+    )
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["kernels/right.py::shape_sweep[[]tiny-bf16[]]"])
+
+
+def test_a_failure_can_be_replayed_by_the_line_that_it_prints(foreign: pytest.Pytester) -> None:
+    shutil.copy(WRONG / "softmax_special_size.py", foreign.path / "kernels" / "k.py")
+    first = foreign.runpytest_subprocess(*QUICK, "-k", "drawn")
+    (line,) = [line for line in first.stdout.lines if line.startswith("replay: pytest")]
+    words = [word.strip("'") for word in line.split()[2:]]
+    again = foreign.runpytest_subprocess("-p", "no:randomly", *words)
+    failures = [[x for x in run.stdout.lines if x.startswith("FAIL: ")] for run in (first, again)]
+    assert failures[0]
+    assert failures[0] == failures[1]
+
+
+def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
+    foreign.makepyfile(
+        """
+        import pytest, torch
+
+        def test_ours(smoke, edge_cases):
+            smoke(lambda x, dim=-1: torch.softmax(x, dim), op="softmax")
+            edge_cases(lambda x, dim=-1: torch.softmax(x, dim), op="softmax")
+
+        def test_wrong(shape_sweep):
+            with pytest.raises(pytest.fail.Exception, match="expected"):
+                shape_sweep(lambda x, dim=-1: x.clone(), op="softmax")
+
+        def test_fast(roofline):
+            (timing,) = roofline(lambda x, dim=-1: torch.softmax(x, dim), op="softmax")
+            assert timing.time_us > 0
+        """
+    )
+    result = foreign.runpytest_subprocess("--autokernel-effort=quick")
+    result.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--autokernel-effort=much"],
+            "autokernel_effort: expected one of quick, normal, thorough",
+        ),
+        (["--autokernel-timeout=-1"], "autokernel_timeout: expected a positive number"),
+        (["--autokernel-device=cuda"], "no CUDA device was found"),
+    ],
+)
+def test_a_bad_option_is_one_clear_error(
+    foreign: pytest.Pytester, arguments: list[str], words: str
+) -> None:
+    if "cuda" in arguments[0] and torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU")
+    result = foreign.runpytest_subprocess("--autokernel", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*{words}*"])
+
+
+def test_without_kernels_there_is_one_clear_error(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess("--autokernel")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*expected a folder kernels/ here, or paths*"])
+
+
+def test_a_file_given_by_path_is_never_imported_however_little_it_looks_like_a_kernel(
+    foreign: pytest.Pytester,
+) -> None:
+    (foreign.path / "anything.py").write_text("import os\nos._exit(0)\n")
+    result = foreign.runpytest_subprocess("--autokernel", "anything.py")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*expected KERNEL_TYPE*"])
+
+
+def test_a_slower_kernel_than_the_baseline_fails_its_roofline(foreign: pytest.Pytester) -> None:
+    base = kernel(foreign, "base")
+    slow = RIGHT.replace("return", "x.float().softmax(dim)\n    x.float().softmax(dim)\n    return")
+    kernel(foreign, "slow", slow)
+    result = foreign.runpytest_subprocess(
+        "--autokernel", "kernels/slow.py", "-k", "roofline", f"--autokernel-baseline={base}"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["SLOWER: 0.*times the baseline's speed*"])
+
+
+def test_triton_runs_through_its_interpreter_and_says_why_there_is_no_roofline(
+    pytester: pytest.Pytester,
+) -> None:
+    result = pytester.runpytest_subprocess(
+        *QUICK,
+        str(ROOT / "kernels/triton/softmax.py"),
+        f"--rootdir={ROOT}",
+        "--autokernel-device=cpu",
+        "-k",
+        "smoke or roofline",
+    )
+    result.assert_outcomes(passed=3, skipped=1)
+    result.stdout.fnmatch_lines(["*roofline skipped: Triton's interpreter*"])
