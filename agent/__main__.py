@@ -89,6 +89,7 @@ def optimize(
     tag: Annotated[
         str | None,
         typer.Option(
+            "--tag",  # typer 0.27 would take the metavar for the option's name
             parser=parse_tag,
             metavar="TAG",
             help="Names branch and ledger. (default: from the file)",

@@ -89,7 +89,9 @@ def open_ledger(repository: Repository, tag: str) -> Iterator[Ledger]:
     """The ledger of `tag` for its one writer, healed of what a crash may have left."""
     folder = repository.root / HOME / tag
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(repository.root / HOME / ".gitignore", "*\n")
+    ignore = repository.root / HOME / ".gitignore"
+    if not ignore.exists():
+        _replace(ignore, "*\n")
     with _locked(folder / "lock", tag):
         ledger = Ledger(repository, tag)
         if at := repository.checked_out(ledger.branch):

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from .errors import JudgeFailed
 
 SCHEMA = 1
-SLOWER = "SLOWER:"  # begins the judge's reason for failing a kernel that is right but slow
 
 Verdict = Literal["PASS", "FAIL", "TIMEOUT", "CRASH"]
 Decision = Literal["KEEP", "REVERT", "UNDECIDED"]
@@ -57,11 +56,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Report:
-    """What one call of the judge says of one kernel. `raw` is the whole JSON.
-
-    pytest fails a kernel that is slower than its baseline. To the agent that is a decision
-    about speed, and the verdict, which is about correctness, a PASS.
-    """
+    """What one call of the judge says of one kernel. `raw` is the whole JSON."""
 
     op: str | None
     verdict: Verdict
@@ -78,7 +73,7 @@ class Report:
             (kernel,) = raw["kernels"]
             return Report(
                 op=kernel.get("op"),
-                verdict="PASS" if _only_slower(kernel) else kernel["verdict"],
+                verdict=kernel["verdict"],
                 reason=kernel["reason"],
                 timings=tuple(_timing(timing) for timing in kernel["timings"]),
                 raw=raw,
@@ -93,11 +88,6 @@ class Report:
         return [
             f"{i['id']}: {i['verdict']}: {i['reason']}" for i in items if i["verdict"] != "PASS"
         ]
-
-
-def _only_slower(kernel: Mapping[str, Any]) -> bool:
-    failed = [item for item in kernel["items"] if item["verdict"] not in ("PASS", "SKIP")]
-    return bool(failed) and all((item["reason"] or "").startswith(SLOWER) for item in failed)
 
 
 def _timing(raw: Mapping[str, Any]) -> Timing:

@@ -40,7 +40,7 @@ def optimize(options: Options, console: Console) -> None:
     experiments: what was recorded stays, and is shown, before the exception goes on."""
     with closing(Repository(Path.cwd())) as repository:
         base = repository.head()
-        kernels = [repository.committed(file) for file in options.files]
+        kernels = [*dict.fromkeys(map(repository.committed, options.files))]
         with open_ledger(repository, options.tag) as ledger:
             for kernel in kernels:
                 _check_unchanged(ledger, kernel, base)

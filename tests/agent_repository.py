@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 from collections.abc import Iterator
@@ -107,3 +108,14 @@ def run(folder: Path, stop: Stop | int, seed: int = 1) -> list[Experiment]:
     with opened(folder) as ledger:
         loop(ledger, seed).run(experiments(stop) if isinstance(stop, int) else stop)
         return ledger.experiments
+
+
+def rows(repo: Path) -> list[dict[str, str]]:
+    """What results.tsv holds."""
+    with (repo / ".autokernel/t/results.tsv").open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def essence(experiments: list[Experiment]) -> list[tuple[object, ...]]:
+    """What must not depend on when, or in how many runs, experiments were made."""
+    return [(e.experiment, e.description, e.verdict, e.decision, e.seed) for e in experiments]

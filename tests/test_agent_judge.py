@@ -182,13 +182,13 @@ class TestWhatIsLeftBehind:
 
     def test_nothing_after_a_normal_end(self, tmp_path: Path) -> None:
         assert self.run(tmp_path, seconds=0, limit_s=30) == 0
-        assert all(soon(lambda pid=pid: gone(pid)) for pid in self.pids(tmp_path))
+        assert soon(lambda: all(map(gone, self.pids(tmp_path))))
 
     def test_nothing_after_the_limit(self, tmp_path: Path) -> None:
         with pytest.raises(JudgeFailed, match="did not end within 1 s"):
             self.run(tmp_path, seconds=600, limit_s=1)
         assert len(self.pids(tmp_path)) == 2
-        assert all(soon(lambda pid=pid: gone(pid)) for pid in self.pids(tmp_path))
+        assert soon(lambda: all(map(gone, self.pids(tmp_path))))
 
     def test_nothing_after_an_interruption(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -203,7 +203,7 @@ class TestWhatIsLeftBehind:
         monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             self.run(tmp_path, seconds=600, limit_s=30)
-        assert all(soon(lambda pid=pid: gone(pid)) for pid in self.pids(tmp_path))
+        assert soon(lambda: all(map(gone, self.pids(tmp_path))))
 
 
 class TestLifeline:

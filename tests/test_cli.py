@@ -8,9 +8,7 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,11 +17,8 @@ from autokernel_agent.__main__ import app, default_tag, parse_duration, parse_ta
 from autokernel_agent.stop import experiments
 from typer.testing import CliRunner
 
-from . import agent_fakes
-from .agent_fakes import KERNEL
-from .agent_repository import BARE, PATH, git, loop, opened, state, user_repository
-
-Cli = Callable[..., subprocess.CompletedProcess[str]]
+from .agent_cli import Cli
+from .agent_repository import PATH, git, loop, opened, state, user_repository
 
 
 @pytest.fixture
@@ -32,34 +27,8 @@ def repo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> Mapping[str, str]:
-    """An environment in which `python -m pytest` is the scripted judge."""
-    folder = tmp_path / "path"
-    folder.mkdir()
-    (folder / "pytest.py").write_text(Path(agent_fakes.__file__).read_text())
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    log = str(tmp_path / "calls.jsonl")
-    return {**os.environ, **BARE, "PYTHONPATH": path, "FAKE_LOG": log, "COLUMNS": "100"}
-
-
-@pytest.fixture
-def cli(repo: Path, env: Mapping[str, str]) -> Cli:
-    def run(*words: str, cwd: Path = repo, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "autokernel_agent", *words],
-            cwd=cwd,
-            env={**env, **variables},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    return run
-
-
-def calls(tmp_path: Path) -> int:
-    log = tmp_path / "calls.jsonl"
-    return len(log.read_text().splitlines()) if log.exists() else 0
+def cli(tmp_path: Path, repo: Path) -> Cli:
+    return Cli(repo, tmp_path)
 
 
 class TestOptimize:
@@ -118,6 +87,10 @@ class TestOptimize:
         assert done.stdout.count("total: 2.000x") == 2
         assert len(git(repo, "log", "--oneline", "main..autokernel/both").splitlines()) == 2
 
+    def test_a_kernel_named_twice_is_worked_on_once(self, cli: Cli) -> None:
+        done = cli("optimize", PATH, f"./{PATH}", "--experiments", "2")
+        assert done.stdout.count("2 experiments done") == 1
+
     def test_a_budget_ends_it_in_time(self, cli: Cli) -> None:
         began = time.monotonic()
         done = cli("optimize", PATH, "--budget", "1s")
@@ -130,13 +103,12 @@ class TestOptimize:
         assert done.returncode == 0
         assert (repo / ".autokernel/kernels-softmax/results.tsv").exists()
 
-    def test_a_terminal_sees_it_live(self, repo: Path, env: Mapping[str, str]) -> None:
+    def test_a_terminal_sees_it_live(self, cli: Cli) -> None:
         ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "autokernel_agent", "optimize", PATH, "--budget", "60s"]
         with subprocess.Popen(
-            [*command, "--experiments", "3"],
-            cwd=repo,
-            env={**env, "TERM": "xterm-256color", "COLUMNS": "140"},
+            cli.command("optimize", PATH, "--budget", "60s", "--experiments", "3"),
+            cwd=cli.repo,
+            env={**cli.env, "TERM": "xterm-256color"},
             stdout=theirs,
             stderr=theirs,
         ) as process:
@@ -159,7 +131,7 @@ class TestOptimize:
 class TestEndings:
     @pytest.mark.parametrize("how", ["interrupt-agent", "terminate-agent"])
     def test_ctrl_c_ends_it_between_experiments_and_says_how_to_go_on(
-        self, how: str, cli: Cli, repo: Path, tmp_path: Path
+        self, how: str, cli: Cli, repo: Path
     ) -> None:
         before = state(repo)
         words = ("optimize", PATH, "--tag", "demo", "--seed", "1")
@@ -170,7 +142,7 @@ class TestEndings:
         assert "total: not measured" in done.stdout
         assert f"to go on: autokernel optimize {PATH} --tag demo" in done.stdout
         assert state(repo) == before
-        last = json.loads((tmp_path / "calls.jsonl").read_text().splitlines()[-1])
+        last = json.loads(cli.log.read_text().splitlines()[-1])
         assert not Path(f"/proc/{last['pid']}").exists()
         assert "2  UNDECIDED" in cli(*words, "--experiments", "1").stdout
 
@@ -209,75 +181,6 @@ class TestEndings:
         assert f"tag 'demo' is in use by process {os.getpid()}" in done.stderr
 
 
-class TestRefusals:
-    """One line that says what was expected, what came, and what to do; exit code 2."""
-
-    def refused(self, done: subprocess.CompletedProcess[str]) -> str:
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
-        assert done.stderr.count("\n") == 1
-        return done.stderr
-
-    def test_a_kernel_with_uncommitted_changes(self, cli: Cli, repo: Path, tmp_path: Path) -> None:
-        (repo / PATH).write_text(KERNEL + "# more\n")
-        words = self.refused(cli("optimize", PATH))
-        assert f"{PATH} has uncommitted changes: commit them, or drop them with" in words
-        assert calls(tmp_path) == 0
-
-    def test_a_kernel_with_staged_changes(self, cli: Cli, repo: Path) -> None:
-        (repo / PATH).write_text(KERNEL + "# more\n")
-        git(repo, "add", PATH)
-        (repo / PATH).write_text(KERNEL)
-        assert "has uncommitted changes" in self.refused(cli("optimize", PATH))
-
-    def test_a_kernel_that_is_not_committed(self, cli: Cli, repo: Path) -> None:
-        (repo / "kernels/new.py").write_text(KERNEL)
-        assert "kernels/new.py is not committed" in self.refused(cli("optimize", "kernels/new.py"))
-
-    def test_a_kernel_that_does_not_exist(self, cli: Cli) -> None:
-        assert "no such kernel file: nothing.py" in self.refused(cli("optimize", "nothing.py"))
-
-    def test_a_kernel_outside_of_the_repository(self, cli: Cli, tmp_path: Path) -> None:
-        (tmp_path / "far.py").write_text(KERNEL)
-        assert "is outside of the repository" in self.refused(cli("optimize", "../far.py"))
-
-    def test_a_kernel_that_was_changed_since_the_tag_began(self, cli: Cli, repo: Path) -> None:
-        cli("optimize", PATH, "--tag", "demo", "--experiments", "1")
-        (repo / PATH).write_text(KERNEL + "# more\n")
-        git(repo, "commit", "--quiet", "--message=second", PATH)
-        words = self.refused(cli("optimize", PATH, "--tag", "demo"))
-        assert "neither the starter of tag 'demo' nor any kernel that it kept" in words
-
-    def test_a_kernel_without_a_space(self, cli: Cli, repo: Path) -> None:
-        (repo / PATH).write_text('KERNEL_TYPE = "softmax"\n')
-        git(repo, "commit", "--quiet", "--message=second", PATH)
-        done = cli("optimize", PATH)
-        assert done.returncode == 2
-        assert "the tuner needs a dictionary literal CONFIG" in done.stderr
-
-    def test_a_detached_head(self, cli: Cli, repo: Path) -> None:
-        git(repo, "switch", "--quiet", "--detach", "main")
-        assert "expected a branch, HEAD is detached at" in self.refused(cli("optimize", PATH))
-
-    def test_a_repository_without_commits(self, cli: Cli, tmp_path: Path) -> None:
-        folder = tmp_path / "empty"
-        folder.mkdir()
-        git(folder, "init", "--quiet", "--template=")
-        (folder / "k.py").write_text(KERNEL)
-        assert "has no commits yet" in self.refused(cli("optimize", "k.py", cwd=folder))
-
-    def test_no_repository(self, cli: Cli, tmp_path: Path) -> None:
-        folder = tmp_path / "plain"
-        folder.mkdir()
-        (folder / "k.py").write_text(KERNEL)
-        assert "is not in a git repository" in self.refused(cli("optimize", "k.py", cwd=folder))
-
-    def test_nothing_to_show(self, cli: Cli) -> None:
-        assert "no experiments of any tag" in self.refused(cli("log"))
-        assert "no experiments of tag 'x'" in self.refused(cli("show", "1", "--tag", "x"))
-
-
 @pytest.fixture(scope="module")
 def worked_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with two tags, to be looked at alone."""
@@ -290,8 +193,8 @@ def worked_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestLogAndShow:
     @pytest.fixture
-    def shown(self, cli: Cli, worked_in: Path) -> Cli:
-        return lambda *words: cli(*words, cwd=worked_in)
+    def shown(self, tmp_path: Path, worked_in: Path) -> Cli:
+        return Cli(worked_in, tmp_path)
 
     def test_log_lists_the_experiments_of_the_latest_tag(self, shown: Cli) -> None:
         lines = shown("log").stdout.splitlines()

@@ -1,0 +1,40 @@
+"""`autokernel` as a process, in a user's repository and with the scripted judge for pytest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from . import agent_fakes
+from .agent_repository import BARE
+
+
+class Cli:
+    """Runs the command line in `repo`. `folder` takes what the scripted judge needs."""
+
+    def __init__(self, repo: Path, folder: Path) -> None:
+        self.repo = repo
+        self.log = folder / "calls.jsonl"
+        stand_in = folder / "path"
+        stand_in.mkdir()
+        (stand_in / "pytest.py").write_text(Path(agent_fakes.__file__).read_text())
+        path = os.pathsep.join(filter(None, [str(stand_in), os.environ.get("PYTHONPATH")]))
+        ours = {"PYTHONPATH": path, "FAKE_LOG": str(self.log), "COLUMNS": "140"}
+        self.env = {**os.environ, **BARE, **ours}
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "autokernel_agent", *words]
+
+    def __call__(
+        self, *words: str, cwd: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words),
+            cwd=cwd or self.repo,
+            env={**self.env, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
