@@ -38,8 +38,13 @@ class Judge:
         self.folder = Path(self._folder.name)
         (self.folder / "comparison").mkdir()
         self.comparison = Process(
-            "pytest_autokernel.comparison", _comparison_environment(), self.folder / "comparison"
+            "pytest_autokernel.comparison",
+            _comparison_environment(),
+            self.folder / "comparison",
+            trusted=True,
         )
+        import torch  # noqa: F401 - the ops need it, and here it is loaded while the process above does
+
         self.gpu = self._gpu()
         self.spec = self._spec()
 

@@ -161,6 +161,7 @@ def measure_ceilings(device: str, nbytes: int, dtype: str, cpus: Sequence[int]) 
     a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
     size = source.numel() * source.element_size()
     best: dict[str, float] = {}
+    before = torch.get_num_threads()
     for threads in {len(cpus), 1} if device == "cpu" else {1}:
         torch.set_num_threads(threads)
         reached = {
@@ -169,7 +170,7 @@ def measure_ceilings(device: str, nbytes: int, dtype: str, cpus: Sequence[int]) 
             "tflops": 2 * side**3 / _best_seconds(lambda: a @ b, device) / 1e12,
         }
         best = {name: max(rate, best.get(name, 0.0)) for name, rate in reached.items()}
-    torch.set_num_threads(len(cpus))
+    torch.set_num_threads(before)
     return best
 
 

@@ -22,9 +22,10 @@ from pytest_autokernel.op import ITEMSIZE, Case, Op
 from pytest_autokernel.subjects import Subject, well_formed
 from pytest_autokernel.verdict import CandidateError, Verdict
 
-BLOCKS_PER_ROUND = 6  # twice as many where many are needed: starting processes costs seconds
+BLOCKS_PER_ROUND = 6  # twice as many later on: starting processes costs seconds
 BURSTS = 4
-SAMPLES_PER_BURST = 5
+PRINTED_CONFIDENCE = 0.95  # of comparisons that nothing hangs on; six blocks are enough for it
+SAMPLES_PER_BURST = 3
 KERNEL = "kernel"  # the contender under examination; the others are named after what they are
 # Above this share of the measured roof work is skipped or the clock is wrong. Not 1: a copy and
 # a sum by PyTorch find the roof itself to some 10 % only.
@@ -139,7 +140,7 @@ def _decided(trial: decide.Trial) -> Comparison:
 
 def _printed(blocks: list[decide.Block], rule: decide.Rule) -> Comparison:
     """A comparison that nothing hangs on: measured once."""
-    found = decide.estimate(blocks, rule.look_confidence)
+    found = decide.estimate(blocks, PRINTED_CONFIDENCE)
     return Comparison(found, decide.decide(found, rule), False, blocks)
 
 
@@ -161,12 +162,12 @@ class Session:
 
     def tried(self, rule: decide.Rule) -> tuple[decide.Trial, Samples]:
         """The kernel against the user's baseline until the rule is satisfied. The op's own
-        baseline takes part up to the first look only."""
+        baseline takes part in the first round only."""
         trial, samples = decide.Trial(rule, self.judged_by), Samples()
         while need := trial.need:
             taken = len(samples.blocks)
-            for blocks in _rounds(need.blocks):
-                first = len(samples.blocks) < rule.looks[0]
+            for blocks in _rounds(need.blocks, first=not samples.blocks):
+                first = not samples.blocks
                 self._round(samples, blocks, list(self.others) if first else [baselines.USERS])
             trial = trial.add(samples.against(baselines.USERS)[taken:])
         return trial, samples
@@ -174,7 +175,7 @@ class Session:
     def looked_at(self, rule: decide.Rule) -> tuple[None, Samples]:
         """The kernel beside the op's own baseline, as long as a first look takes."""
         samples = Samples()
-        for blocks in _rounds(rule.looks[0]):
+        for blocks in _rounds(rule.looks[0], first=True):
             self._round(samples, blocks, list(self.others))
         return None, samples
 
@@ -266,9 +267,9 @@ def _clear_bytes(judge: Judge) -> int:
     return 2 * int(max(judge.gpu.l2_bytes if judge.gpu else 0, sheet))
 
 
-def _rounds(blocks: int) -> Iterator[int]:
-    """`blocks` in rounds, of which there are two at least."""
-    size = BLOCKS_PER_ROUND if blocks <= 2 * BLOCKS_PER_ROUND else 2 * BLOCKS_PER_ROUND
+def _rounds(blocks: int, first: bool) -> Iterator[int]:
+    """`blocks` in rounds. The first blocks come from two at least; then they may be larger."""
+    size = BLOCKS_PER_ROUND if first else 2 * BLOCKS_PER_ROUND
     while blocks > 0:
         yield min(size, blocks)
         blocks -= size
