@@ -119,9 +119,13 @@ class AutokernelPlugin:
         record: dict[str, Any] | None = getattr(report, "autokernel", None)
         if record is not None:
             self.report.add(record)
+        elif report.failed:
+            self.report.broke(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.report.write()
+        if self.report.broken:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         self.report.summarise(terminalreporter)

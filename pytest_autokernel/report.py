@@ -37,6 +37,7 @@ class Report:
         self.judge = judge
         self.kernels: dict[str, dict[str, Any]] = {}
         self.expected: dict[str, set[str]] = {}
+        self.broken: list[str] = []
 
     def header(self) -> list[str]:
         """What the numbers below depend on."""
@@ -76,6 +77,11 @@ class Report:
         kernel["items"].append(record["item"])
         if record.get("timing"):
             kernel["timings"].append(record["timing"])
+
+    def broke(self, nodeid: str) -> None:
+        """An item failed and left no record: if it is a kernel's, the judge itself broke there."""
+        if any(nodeid in items for items in self.expected.values()):
+            self.broken.append(nodeid)
 
     def to_json(self) -> dict[str, Any]:
         settings, gpu = self.judge.settings, self.judge.gpu
@@ -148,6 +154,11 @@ class Report:
             for row in _rows(kernel):
                 table.add_row(*row)
         reporter.write_line(_rendered(table, reporter))
+        if self.broken:
+            reporter.write_line(
+                f"the judge itself failed, which says nothing of the kernel: {self.broken[0]}",
+                red=True,
+            )
         for line in _notes(report["kernels"]):
             reporter.write_line(line)
         if self.judge.settings.json:
