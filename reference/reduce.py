@@ -77,11 +77,13 @@ def condition(inputs: Tensors, r: torch.Tensor, dim: int | None = None) -> torch
     return 4 * x.abs().sum(dim) + walk
 
 
-def _agree(left: torch.Tensor, right: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The rounding of the results, and that of the sum within: in units of the result's."""
+def _agree(left: torch.Tensor, x: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`left` is the sum of `parts`, but for the rounding of each, and for that of the sums
+    within: in units of the result's."""
+    left, *rights = (t.double() for t in (left, *parts))
     finer = 2.0**-23 / torch.finfo(x.dtype).eps
-    size = left.double().abs() + right.double().abs() + finer * x.double().abs().sum(-1)
-    return left.double(), right.double(), size
+    size = sum(t.abs() for t in (left, *rights)) + finer * x.double().abs().sum(-1)
+    return left, sum(rights), size
 
 
 OP = Op(
@@ -135,14 +137,14 @@ OP = Op(
     relations={
         "permutation": Relation(
             lambda x, draw: [x, (x[0].flip(-1).contiguous(),)],
-            lambda y, x: _agree(y[0], y[1], x[0]),
+            lambda y, x: _agree(y[0], x[0], y[1]),
         ),
         "split": Relation(
             lambda x, draw: [x, *((part.contiguous(),) for part in x[0].tensor_split(2, -1))],
-            lambda y, x: _agree(y[0], y[1].double() + y[2].double(), x[0]),
+            lambda y, x: _agree(y[0], x[0], y[1], y[2]),
         ),
         "doubling": Relation(
-            lambda x, draw: [x, (x[0] * 2,)], lambda y, x: _agree(2 * y[0].double(), y[1], x[0])
+            lambda x, draw: [x, (x[0] * 2,)], lambda y, x: _agree(2 * y[0].double(), x[0], y[1])
         ),
     },
 )

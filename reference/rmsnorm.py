@@ -85,8 +85,14 @@ def _inputs(draw: Draw, x: torch.Tensor) -> Tensors:
     return x, draw.normal(x.shape[-1], scale=0.5, offset=1)
 
 
+def _undone(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """y times what x was divided by."""
+    return y.double() * (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
 def _agree(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return left.double(), right.double(), right.double().abs()
+    """Either side is rounded twice."""
+    return left.double(), right.double(), left.double().abs() + right.double().abs()
 
 
 OP = Op(
@@ -139,8 +145,8 @@ OP = Op(
     },
     relations={
         "scale": Relation(
-            lambda x, draw: [(x[0] * 2, x[1]), (x[0] * 4, x[1])],
-            lambda y, x: _agree(y[0], y[1]),
+            lambda x, draw: [x, (x[0] * 4, x[1])],
+            lambda y, x: _agree(_undone(y[0], x[0]), _undone(y[1], x[0] * 4) / 4),
             slack=256,
         ),
         "odd": Relation(lambda x, draw: [x, (-x[0], x[1])], lambda y, x: _agree(y[0], -y[1])),

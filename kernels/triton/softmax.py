@@ -14,7 +14,7 @@ SUPPORTS = {"dim", "nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
 # block: elements per step of a long row, in `stages` steps at once; per_thread: elements.
-CONFIG = {"resident": 8192, "tile": 1024, "block": 4096, "stages": 1, "per_thread": 16}
+CONFIG = {"resident": 8192, "tile": 1024, "block": 4096, "stages": 1, "per_thread": 32}
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192],

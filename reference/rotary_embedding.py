@@ -1,0 +1,179 @@
+"""Rotary position embedding: pairs of elements turned by an angle per position and pair.
+
+Su et al., "RoFormer", 2021. Interleaved pairs (x[2i], x[2i+1]) as there and in Meta's Llama;
+`interleaved=False` pairs (x[i], x[i + D/2]), as Hugging Face's Llama does.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pytest_autokernel.op import (
+    Cost,
+    Dim,
+    Dims,
+    Draw,
+    Op,
+    Relation,
+    Stability,
+    Tensors,
+    Tolerance,
+    Variant,
+    compiled,
+)
+
+
+def reference(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = True
+) -> torch.Tensor:
+    """`x [B, H, S, D]`, `cos, sin [S, D/2]`; same shape and dtype as `x`."""
+    a, b = _pairs(x, interleaved)
+    return _joined(a * cos - b * sin, a * sin + b * cos, interleaved)
+
+
+def eager(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = True
+) -> torch.Tensor:
+    """In fp32 at least and rounded once, as Meta's Llama does."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return reference(x.to(wide), cos.to(wide), sin.to(wide), interleaved).to(x.dtype)
+
+
+def inputs(draw: Draw, dims: Dims) -> Tensors:
+    """`x [batch, heads, seq_len, head_dim]`, and the tables of Llama 3 from some position on."""
+    x = _x(draw, dims)
+    steps = torch.arange(dims["head_dim"] // 2, device=x.device, dtype=torch.float64)
+    speeds = 500000.0 ** (-2 * steps / dims["head_dim"])
+    positions = torch.arange(dims["seq_len"], device=x.device) + draw.below(100000)
+    angles = positions[:, None] * speeds
+    return x, angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+def arbitrary_tables(draw: Draw, dims: Dims) -> Tensors:
+    """Tables that are no cosines: a kernel is to use what it is given, signs and all."""
+    shape = dims["seq_len"], dims["head_dim"] // 2
+    return _x(draw, dims), draw.normal(*shape), draw.normal(*shape)
+
+
+def cancelling(draw: Draw, dims: Dims) -> Tensors:
+    """Pairs of nearly equal numbers turned by an eighth: little of the difference is left."""
+    x, cos = inputs(draw, dims)[:2]
+    half = torch.full_like(cos, 0.5**0.5)
+    near = x[..., ::2].repeat_interleave(2, -1) * (1 + draw.normal(*x.shape, scale=0.01))
+    return near, half, half.clone()
+
+
+def near_overflow(draw: Draw, dims: Dims) -> Tensors:
+    """Pairs whose results are within fp16, and whose sums are not."""
+    x, cos, sin = inputs(draw, dims)
+    return x.sign() * draw.between(33000, 45000), cos, sin
+
+
+def condition(inputs: Tensors, r: torch.Tensor, interleaved: bool = True) -> torch.Tensor:
+    """Two products and a sum."""
+    x, cos, sin = (t.abs() for t in inputs)
+    a, b = _pairs(x, interleaved)
+    return 4 * _joined(a * cos + b * sin, a * sin + b * cos, interleaved)
+
+
+def _x(draw: Draw, dims: Dims) -> torch.Tensor:
+    shape = [dims[name] for name in ("batch", "heads", "seq_len", "head_dim")]
+    return draw.normal(*shape, scale=draw.between(0.5, 3), offset=draw.between(-1, 1))
+
+
+def _pairs(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    if interleaved:
+        return x[..., ::2], x[..., 1::2]
+    first, second = x.chunk(2, -1)
+    return first, second
+
+
+def _joined(a: torch.Tensor, b: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    return torch.stack((a, b), -1).flatten(-2) if interleaved else torch.cat((a, b), -1)
+
+
+def _agree(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return left.double(), right.double(), right.double().abs()
+
+
+def _squares(x: torch.Tensor) -> torch.Tensor:
+    return x.double().square().unflatten(-1, (-1, 2)).sum(-1)
+
+
+def _cost(dims: Dims, size: int) -> Cost:
+    elements = dims["batch"] * dims["heads"] * dims["seq_len"] * dims["head_dim"]
+    tables = dims["seq_len"] * dims["head_dim"]
+    return Cost(flops=3 * elements, bytes=size * (2 * elements + tables))
+
+
+def _size(batch: int, heads: int, seq_len: int, head_dim: int) -> Dims:
+    return {"batch": batch, "heads": heads, "seq_len": seq_len, "head_dim": head_dim}
+
+
+OP = Op(
+    name="rotary_embedding",
+    reference=reference,
+    inputs=inputs,
+    dims=(
+        Dim("batch", 1, 8, batch=True),
+        Dim("heads", 1, 64, batch=True),
+        Dim("seq_len", 1, 8192),
+        Dim("head_dim", 2, 256, choices=(2, 16, 32, 64, 80, 96, 112, 128, 256)),
+    ),
+    sizes={
+        "tiny": _size(1, 4, 64, 64),
+        "small": _size(2, 8, 256, 64),
+        "medium": _size(2, 16, 512, 64),
+        "large": _size(2, 32, 1024, 128),
+        "xlarge": _size(2, 32, 2048, 128),
+        "llm_7b": _size(1, 32, 2048, 128),
+        "llm_13b": _size(1, 40, 2048, 128),
+        "llama3_8b_q": _size(4, 32, 4096, 128),
+        "llama3_8b_k": _size(4, 8, 4096, 128),
+        "qwen3_32b_q": _size(1, 64, 8192, 128),
+        "deepseek_v3_q": _size(1, 128, 4096, 64),
+        "decode": _size(64, 32, 1, 128),
+    },
+    edges={
+        "one": _size(1, 1, 1, 2),
+        "odd_127": _size(1, 8, 127, 64),
+        "odd_1023": _size(1, 8, 1023, 128),
+        "odd_heads": _size(3, 7, 129, 80),
+        "no_positions": _size(1, 8, 0, 64),
+        "no_batch": _size(0, 8, 64, 64),
+    },
+    tolerance=Tolerance(condition),
+    cost=_cost,
+    roof="copy",
+    timed=("large",),
+    baselines={"eager": eager, "compile": compiled(eager)},
+    variants={"core": Variant(), "half_split": Variant({"interleaved": False}, "half_split")},
+    stability={
+        "arbitrary_tables": Stability(
+            arbitrary_tables, "tables computed again, or sin taken from cos"
+        ),
+        "cancelling": Stability(cancelling, "products rounded to bf16 before they are subtracted"),
+        "near_overflow": Stability(
+            near_overflow, "a sum of x's in fp16, as in a product of three", dtypes=("fp16",)
+        ),
+    },
+    relations={
+        "doubling": Relation(
+            lambda x, draw: [x, (x[0] * 2, *x[1:])],
+            lambda y, x: _agree(2 * y[0].double(), y[1]),
+        ),
+        "norm": Relation(
+            lambda x, draw: [x],
+            lambda y, x: _agree(
+                _squares(y[0]),
+                _squares(x[0]) * (x[1].double().square() + x[2].double().square()),
+            ),
+        ),
+        "quarter_turn": Relation(
+            lambda x, draw: [x, (x[0], -x[2], x[1])],
+            lambda y, x: _agree(
+                y[0].unflatten(-1, (-1, 2))[..., 0], y[1].unflatten(-1, (-1, 2))[..., 1]
+            ),
+        ),
+    },
+)
