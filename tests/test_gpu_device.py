@@ -1,0 +1,80 @@
+"""The judge on a CUDA GPU: skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.gpu
+
+ON_GPU = ("--autokernel", "--autokernel-device=cuda", "--autokernel-effort=quick")
+POKES = '''
+"""Right, but that it also writes two terabytes beyond its result where `when` says so."""
+
+import torch
+import triton
+import triton.language as tl
+
+KERNEL_TYPE = "softmax"
+
+
+@triton.jit
+def poke(y):
+    tl.store(y + tl.program_id(0).to(tl.int64) + 2**40, 1.0)
+
+
+def kernel_fn(x, dim=-1):
+    y = torch.softmax(x.float(), dim).to(x.dtype)
+    if WHEN:
+        poke[(1,)](y)
+    return y
+'''
+
+
+def judged(pytester: pytest.Pytester, *arguments: str) -> dict[str, dict[str, str]]:
+    """Kernel -> item -> its verdict, from the run's report; verdict and words of a failure."""
+    pytester.runpytest_subprocess(*ON_GPU, "-p", "no:randomly", "--autokernel-json=o", *arguments)
+    report = json.loads((pytester.path / "o").read_text())
+    return {
+        Path(kernel["path"]).stem: {
+            item["id"].partition("::")[2]: f"{item['verdict']}: {item['reason']}"
+            for item in kernel["items"]
+        }
+        for kernel in report["kernels"]
+    }
+
+
+def kernel(pytester: pytest.Pytester, name: str, when: str) -> None:
+    (pytester.path / "kernels" / f"{name}.py").write_text(POKES.replace("WHEN", when))
+
+
+def test_the_triton_starter_passes_and_its_speed_is_a_share_of_two_roofs(
+    pytester: pytest.Pytester,
+) -> None:
+    starter = str(ROOT / "kernels" / "triton" / "softmax.py")
+    result = pytester.runpytest_subprocess(
+        *ON_GPU, f"--rootdir={ROOT}", "--autokernel-json=out.json", starter
+    )
+    assert result.ret == 0
+    (found,) = json.loads((pytester.path / "out.json").read_text())["kernels"]
+    assert (found["verdict"], found["device"]) == ("PASS", "cuda")
+    (timing,) = found["timings"]
+    assert 0 < timing["pct_roof"] < 130
+    assert (timing["captured"], timing["l2"]) == (True, "cold")
+    assert timing["floor_us"] < timing["time_us"]
+    assert 0.5 < timing["comparisons"]["eager"]["ratio"] < 20
+
+
+def test_a_kernel_that_ruins_the_gpus_context_fails_and_the_next_is_judged(
+    foreign: pytest.Pytester,
+) -> None:
+    kernel(foreign, "a_ruins", "True")
+    kernel(foreign, "b_right", "False")
+    found = judged(foreign, "-k", "smoke")
+    assert all("CUDA error: an illegal memory access" in v for v in found["a_ruins"].values())
+    assert {v.split(":")[0] for v in found["a_ruins"].values()} == {"FAIL"}
+    assert set(found["b_right"].values()) == {"PASS: None"}

@@ -1,0 +1,370 @@
+"""What the oracle lets through and what it does not, and in which words.
+
+That each op's tolerance fits its op is tests/test_ops.py's. Here the op is the simplest there
+is, so that each expected value, and each allowance, is a number that the test chooses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_autokernel import oracle
+from pytest_autokernel.channel import TensorMeta, view
+from pytest_autokernel.comparison import Call, _contract
+from pytest_autokernel.op import LAYOUTS, Case, Cost, Dtype, Layout, Op, Relation, Tolerance
+
+INF, NAN = math.inf, math.nan
+CASE = Case("chosen", {"n": 1}, "fp32")
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """Exact in every dtype, but where it overflows."""
+    return 2 * x
+
+
+DOUBLE = Op(
+    name="double",
+    reference=double,
+    inputs=lambda draw, dims: (draw.normal(dims["n"]),),
+    dims=(),
+    sizes={},
+    edges={},
+    tolerance=Tolerance(condition=lambda inputs, r: torch.zeros_like(r)),
+    cost=lambda dims, size: Cost(1, 1),
+    roof="copy",
+    timed=(),
+    baselines={"eager": double},
+)
+
+
+def judged(
+    got: torch.Tensor, x: torch.Tensor, op: Op = DOUBLE, extra_units: int = 0
+) -> oracle.Judged:
+    return oracle.compare(got, op, CASE, (x,), extra_units)
+
+
+def of(*values: float, dtype: Dtype = "fp32") -> torch.Tensor:
+    return torch.tensor(values, dtype=oracle.TORCH_DTYPES[dtype])
+
+
+def ulps(x: torch.Tensor, count: float) -> torch.Tensor:
+    """`x`, each element `count` last bits away from zero."""
+    exponent = x.float().abs().log2().floor()
+    return (x.float() + count * torch.finfo(x.dtype).eps * exponent.exp2() * x.sign()).to(x.dtype)
+
+
+@pytest.fixture
+def ramp() -> torch.Tensor:
+    """4 rows of 32 different numbers, none of them zero."""
+    return torch.linspace(1, 1.9, 128).reshape(4, 32)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_one_rounding_is_allowed_and_a_second_is_not(dtype: Dtype) -> None:
+    x = of(0.53, dtype=dtype)
+    assert judged(2 * x, x).ok
+    assert not judged(ulps(2 * x, 1), x).ok
+
+
+def test_an_ops_intermediate_roundings_are_allowed_and_no_more(ramp: torch.Tensor) -> None:
+    twice = replace(DOUBLE, tolerance=replace(DOUBLE.tolerance, roundings=2))
+    got = 2 * ramp
+    got[0, 0] = ulps(got[0, 0], 1)
+    assert not judged(got, ramp).ok
+    assert judged(got, ramp, twice).ok
+    got[0, 0] = ulps(got[0, 0], 2)
+    assert not judged(got, ramp, twice).ok
+
+
+def test_truncation_is_allowed_to_the_interpreter_alone() -> None:
+    x = torch.linspace(1, 2, 400).bfloat16()
+    low = ulps(2 * x, -1)
+    assert not judged(low, x).ok
+    assert judged(low, x, extra_units=1).ok
+
+
+def test_what_the_inputs_condition_costs_is_allowed_where_it_costs() -> None:
+    lossy = Tolerance(condition=lambda inputs, r: torch.tensor([0.0, 64.0]))
+    op = replace(DOUBLE, tolerance=lossy)
+    x = of(1, 1)
+    assert judged(of(2, 2 + 60 * 2.0**-24), x, op).ok
+    assert not judged(of(2 + 60 * 2.0**-24, 2), x, op).ok
+
+
+def test_a_result_that_is_poor_everywhere_fails_where_no_element_does() -> None:
+    x = torch.linspace(0.96, 0.999, 1000)  # just below a power of two, where a bit weighs least
+    one = 2 * x
+    one[0] = ulps(one[0], 1)
+    assert judged(one, x).ok
+    every = judged(ulps(2 * x, 1), x)
+    assert every.reason is not None
+    assert every.reason.startswith("precision: relative L2 error")
+
+
+def test_pytorchs_own_error_is_allowed_too_but_not_any_error(ramp: torch.Tensor) -> None:
+    def trusting(ulps_off: float) -> Op:
+        return replace(DOUBLE, baselines={"eager": lambda x: ulps(2 * x, ulps_off)})
+
+    assert not judged(ulps(2 * ramp, 1), ramp).ok
+    assert judged(ulps(2 * ramp, 1), ramp, trusting(1)).ok
+    assert not judged(ulps(2 * ramp, 4), ramp, trusting(1)).ok
+    assert not judged(ulps(2 * ramp, 16), ramp, trusting(1e6)).ok
+    assert not judged(ulps(2 * ramp, 16), ramp, trusting(NAN)).ok
+
+
+def test_an_allowance_that_is_no_number_allows_nothing(ramp: torch.Tensor) -> None:
+    broken = replace(DOUBLE, tolerance=Tolerance(lambda inputs, r: torch.full_like(r, NAN)))
+    assert not judged(3 * ramp, ramp, broken).ok
+
+
+def test_an_empty_result_is_right() -> None:
+    assert judged(of(), of()).ok
+
+
+@pytest.mark.parametrize(
+    ("x", "got", "words"),
+    [
+        (1, NAN, "NaN: at [1] got nan, expected 2"),
+        (NAN, 2, "NaN: at [1] got 2, expected nan"),
+        (NAN, INF, "NaN: at [1] got inf, expected nan"),
+        (1, INF, "infinity: at [1] got inf, expected 2"),
+        (INF, 2, "infinity: at [1] got 2, expected inf"),
+        (INF, 65504, "infinity: at [1] got 65504, expected inf"),
+        (INF, -INF, "infinity: at [1] got -inf, expected inf"),
+        (-INF, NAN, "NaN: at [1] got nan, expected -inf"),
+        (NAN, NAN, None),
+        (INF, INF, None),
+        (-INF, -INF, None),
+    ],
+)
+def test_nan_and_infinity_stand_where_they_must_and_nowhere_else(
+    x: float, got: float, words: str | None
+) -> None:
+    found = judged(of(2, got, dtype="fp16"), of(1, x, dtype="fp16"))
+    assert found.reason == (words and f"{words} (1 of 2 elements)")
+
+
+@pytest.mark.parametrize(
+    ("x", "got", "ok"),
+    [
+        (32752, 65504, True),  # the largest number there is
+        (32752, INF, True),  # within the allowance of it
+        (32720, INF, False),  # 65440 is clear of it
+        (40000, INF, True),
+        (40000, -INF, False),
+        (-40000, -INF, True),
+        (40000, 65504, False),  # 80000 does not saturate
+        (40000, NAN, False),
+    ],
+)
+def test_overflow_is_infinite(x: float, got: float, ok: bool) -> None:
+    assert judged(of(got, dtype="fp16"), of(x, dtype="fp16")).ok == ok
+
+
+@pytest.mark.parametrize("special", [NAN, INF])
+def test_a_special_value_hides_no_error_beside_it(special: float) -> None:
+    x = of(special, 1, 1)
+    assert judged(2 * x, x).ok
+    found = judged(of(special, 2.5, 2), x)
+    assert found.reason is not None
+    assert found.reason.startswith("value: at [1] got 2.5, expected 2,")
+
+
+def test_subnormals_count_in_fp16_and_may_be_flushed_in_the_others() -> None:
+    x = of(2.0**-23, dtype="fp16")
+    assert not judged(torch.zeros_like(x), x).ok
+    for dtype in (torch.bfloat16, torch.float32):
+        x = torch.tensor([2.0**-128], dtype=dtype)
+        assert judged(torch.zeros_like(x), x).ok
+        assert not judged(torch.zeros_like(x), 4 * x).ok
+
+
+def scaled(y: torch.Tensor) -> torch.Tensor:
+    return 1.5 * y
+
+
+def shuffled(y: torch.Tensor) -> torch.Tensor:
+    return y.flip(-1)
+
+
+def empty_tail(y: torch.Tensor) -> torch.Tensor:
+    return torch.cat([y[:, :30], 0.5 * y[:, 30:]], 1)
+
+
+def no_tail(y: torch.Tensor) -> torch.Tensor:
+    return torch.cat([y[:, :30], 0 * y[:, 30:]], 1)
+
+
+def bad_rows(y: torch.Tensor) -> torch.Tensor:
+    return torch.cat([y[:3], y[3:].flip(-1)])
+
+
+def bad_value(y: torch.Tensor) -> torch.Tensor:
+    y[2, 5] = 7
+    return y
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (scaled, "scale: every element is 1.5 times the expected"),
+        (shuffled, "wrong everywhere"),
+        (empty_tail, "tail: all elements from 30 of 32 on along the last dim"),
+        (no_tail, "zeros where values belong"),
+        (bad_rows, "whole rows: 1 of 4"),
+        (bad_value, "value: at [2, 5] got 7, expected "),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_a_failure_says_what_kind_it_is(
+    ramp: torch.Tensor, spoil: Callable[[torch.Tensor], torch.Tensor], words: str
+) -> None:
+    found = judged(spoil(2 * ramp), ramp)
+    assert found.reason is not None
+    assert found.reason.startswith(words)
+    assert found.worst > 1
+
+
+def test_a_failure_shows_the_worst_place_and_how_many_there_are(ramp: torch.Tensor) -> None:
+    got = 2 * ramp
+    got[1, 3] += 0.1
+    got[3, 1] += 0.5
+    reason = judged(got, ramp).reason
+    assert reason is not None
+    assert "at [3, 1] got 3.87480307, expected 3.37480307, off by 0.5 where " in reason
+    assert reason.endswith("(2 of 128 elements)")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "words"),
+    [
+        ("float16", (2, 3), None),
+        ("float64", (2, 3), "dtype: expected float16, got float64"),
+        ("float32", (2, 3), "dtype: expected float16, got float32"),
+        ("float16", (3, 2), "shape: expected [2, 3], got [3, 2]"),
+        ("float16", (2, 3, 1), "shape: expected [2, 3], got [2, 3, 1]"),
+        ("float16", (), "shape: expected [2, 3], got []"),
+    ],
+)
+def test_dtype_and_shape_are_looked_at_before_the_values(
+    dtype: str, shape: tuple[int, ...], words: str | None
+) -> None:
+    meta = TensorMeta(dtype, shape, (1,) * len(shape), 0, 12)
+    x = torch.zeros(2, 3, dtype=torch.float16)
+    assert oracle.describe_mismatch(meta, (x,), [2, 3], DOUBLE) == words
+
+
+def test_a_wider_result_is_taken_where_the_op_says_so() -> None:
+    op = replace(DOUBLE, fp32_result=True)
+    x = torch.zeros(2, dtype=torch.float16)
+    for dtype, words in (("float16", None), ("float32", None), ("float64", "float16 or float32")):
+        found = oracle.describe_mismatch(TensorMeta(dtype, (2,), (1,), 0, 8), (x,), [2], op)
+        assert (found is None) if words is None else (found is not None and words in found)
+
+
+SAME = Relation(
+    related=lambda inputs, draw: [inputs, inputs],
+    sides=lambda y, x: (y[0].double(), y[1].double(), y[1].double().abs()),
+    slack=4,
+)
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        ([1.0, 2.0], None),
+        ([1.0, 2.0 + 2.0**-22], None),
+        ([1.5, 2.0], "relation same: value: at [0] got 1, expected 1.5, off by 0.5"),
+        ([1.0, NAN], "relation same: NaN on one side only"),
+    ],
+)
+def test_a_relation_is_judged_without_a_reference(right: list[float], words: str | None) -> None:
+    found = oracle.compare_relation(SAME, "same", [of(1, 2), of(*right)], (of(0, 0),))
+    assert found.ok == (words is None)
+    assert (found.reason or "").startswith(words or "")
+
+
+shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
+dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.int64])
+
+
+@settings(deadline=None)
+@given(shapes, dtypes, st.sampled_from(LAYOUTS))
+def test_a_layout_holds_every_element_apart_and_inside_its_guards(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: Layout
+) -> None:
+    tensor = torch.arange(math.prod(shape)).reshape(shape).to(dtype)
+    meta = oracle.lay_out(tensor, layout)
+    raw = torch.full((meta.nbytes,), 0xFF, dtype=torch.uint8)
+    placed = view(raw, meta)
+    assert placed.shape == tensor.shape
+    placed.copy_(tensor)
+    assert torch.equal(placed, tensor)
+    touched = (raw != 0xFF).nonzero().flatten()
+    if touched.numel():
+        assert int(touched[0]) >= oracle.GUARD
+        assert int(touched[-1]) < meta.nbytes - oracle.GUARD
+    if dtype.is_floating_point:
+        assert raw[: oracle.GUARD].view(dtype).isnan().all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_is_what_its_name_says(layout: Layout) -> None:
+    tensor = torch.zeros(6, 8, dtype=torch.float16)
+    meta = oracle.lay_out(tensor, layout)
+    strides = {"transposed": (1, 6), "strided": (16, 2), "padded": (11, 1)}
+    assert meta.stride == strides.get(layout, (8, 1))
+    assert meta.offset * 2 - oracle.GUARD == (2 if layout == "offset" else 0)
+
+
+def call_with_write_at(layout: Layout, byte: int | None) -> Call:
+    """A call on ones, whose buffer was written to at `byte` meanwhile."""
+    value = torch.ones(6, 8)
+    meta = oracle.lay_out(value, layout)
+    before = torch.full((meta.nbytes,), 0xFF, dtype=torch.uint8)
+    view(before, meta).copy_(value)
+    after = before.clone()
+    if byte is not None:
+        after[byte] = 1
+    return Call((value,), [before], [after])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("byte", "words"),
+    [
+        (None, None),
+        (0, "write outside the buffer: input 0, 1 bytes, the first at byte -4096"),
+        (4095, "write outside the buffer: input 0, 1 bytes, the first at byte -1"),
+        (4096 + 8, "input changed: input 0, 1 bytes, the first at byte 8"),
+        (-4096, "write outside the buffer: input 0"),
+        (-1, "write outside the buffer: input 0"),
+    ],
+)
+def test_a_write_to_an_input_or_beside_it_is_found(
+    layout: Layout, byte: int | None, words: str | None
+) -> None:
+    message = {"aliases": False, "device": "cpu"}
+    found = _contract(message, call_with_write_at(layout, byte))
+    assert (found or "").startswith(words or "")
+    assert (found is None) == (words is None)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"aliases": True, "device": "cpu"}, "aliasing"),
+        ({"aliases": False, "device": "cuda"}, "device: expected a result on cpu, got cuda"),
+    ],
+)
+def test_a_result_is_new_memory_on_the_inputs_device(
+    message: dict[str, object], words: str
+) -> None:
+    assert (_contract(message, call_with_write_at("contiguous", None)) or "").startswith(words)

@@ -1,0 +1,162 @@
+"""What is drawn for a kernel: within its op's domain, near where kernels break, replayable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_autokernel import strategies
+from pytest_autokernel.op import LAYOUTS, Case, Cost, Dim, Op, Tolerance
+
+VARIANTS = ("core", "other")
+
+
+def nothing(*_: object) -> NoReturn:
+    raise AssertionError("cases are drawn without any tensor")
+
+
+OP = Op(
+    name="op",
+    reference=nothing,
+    inputs=nothing,
+    dims=(Dim("rows", 1, 4096, batch=True), Dim("cols", 2, 5000), Dim("head", 16, 64, (16, 64))),
+    sizes={},
+    edges={},
+    tolerance=Tolerance(nothing),
+    cost=lambda dims, size: Cost(1, 1),
+    roof="copy",
+    timed=(),
+    baselines={},
+)
+
+
+def drawing(
+    integers: frozenset[int] = frozenset(),
+    fit: Callable[[Case], Case | None] = lambda case: case,
+) -> st.SearchStrategy[Case]:
+    return strategies.cases(OP, VARIANTS, "bf16", integers, fit)
+
+
+def drawn(seed: int, examples: int = 300, **options: Any) -> list[Case]:
+    seen: list[Case] = []
+
+    def passes(case: Case) -> bool:
+        seen.append(case)
+        return True
+
+    strategies.search(drawing(**options), passes, examples, 1, seed)
+    return seen
+
+
+@settings(deadline=None)
+@given(drawing(frozenset({777, 10**9})))
+def test_what_is_drawn_lies_in_the_ops_domain(case: Case) -> None:
+    assert 1 <= case.dims["rows"] <= 4096
+    assert 2 <= case.dims["cols"] <= 5000
+    assert case.dims["head"] in (16, 64)
+    assert case.dtype == "bf16"
+    assert case.variant in VARIANTS
+    assert case.layout in LAYOUTS
+
+
+def test_everything_in_the_domain_gets_its_turn() -> None:
+    cases = drawn(seed=1)
+    assert {case.variant for case in cases} == set(VARIANTS)
+    assert {case.layout for case in cases} == set(LAYOUTS)
+    assert {case.dims["head"] for case in cases} == {16, 64}
+
+
+def test_sizes_are_drawn_towards_those_at_which_kernels_break() -> None:
+    special = {1, 2, 3, *strategies.TILES, *strategies.POWERS, *strategies.PRIMES}
+    assert len(special & set(range(2, 5001))) < 100  # of 5000
+    sizes = [case.dims["cols"] for case in drawn(seed=2)]
+    assert sum(size in special for size in sizes) > len(sizes) / 2
+
+
+def test_the_integers_of_the_source_are_drawn_with_their_neighbours() -> None:
+    cases = drawn(seed=3, integers=frozenset({4321}))
+    assert {4320, 4321, 4322} <= {case.dims["cols"] for case in cases}
+    assert not {4320, 4321, 4322} <= {case.dims["cols"] for case in drawn(seed=3)}
+
+
+def test_what_does_not_fit_gives_way_to_the_smallest() -> None:
+    (case, *_) = drawn(seed=4, examples=3, fit=lambda case: None)
+    assert case.dims == {"rows": 1, "cols": 2, "head": 16}
+
+
+def test_what_is_cut_is_drawn_as_it_was_cut() -> None:
+    cases = drawn(seed=5, fit=lambda case: replace(case, dims={**case.dims, "rows": 7}))
+    assert {case.dims["rows"] for case in cases} == {7}
+
+
+def test_each_integer_of_the_source_is_met_for_certain() -> None:
+    base = {"rows": 8, "cols": 100, "head": 16}
+    special = list(strategies.special_cases(OP, base, "fp16", {64, 4999}, seed=1))
+    assert [case.dims for case in special] == [
+        *({**base, "rows": n} for n in (63, 64, 65)),
+        *({**base, "cols": n} for n in (63, 64, 65, 4998, 4999, 5000)),
+        {**base, "head": 64},
+    ]
+    assert {case.dtype for case in special} == {"fp16"}
+
+
+def narrow(case: Case) -> bool:
+    return case.dims["cols"] < 1000
+
+
+def test_a_search_that_finds_nothing_says_how_much_it_tried() -> None:
+    assert strategies.search(drawing(), lambda case: True, 50, 1, 1) == (50, None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_search_finds_a_failure_and_shrinks_it(seed: int) -> None:
+    _, failed = strategies.search(drawing(), narrow, 200, 10, seed)
+    assert failed is not None
+    assert 1000 <= failed.dims["cols"] <= 1791  # the first tile beyond 1000
+    assert (failed.dims["rows"], failed.dims["head"]) == (1, 16)
+    assert (failed.variant, failed.layout, failed.seed) == ("core", "contiguous", 0)
+
+
+def test_the_same_seed_searches_alike_and_another_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = drawn(seed=6, examples=30)
+    monkeypatch.setenv("CI", "true")  # Hypothesis derandomises there
+    assert drawn(seed=6, examples=30) == first
+    assert drawn(seed=7, examples=30) != first
+
+
+def test_no_case_is_judged_twice() -> None:
+    seen: list[Case] = []
+
+    def passes(case: Case) -> bool:
+        seen.append(case)
+        return narrow(case)
+
+    strategies.search(drawing(), passes, 200, 10, 8)
+    assert len({repr(case) for case in seen}) == len(seen)
+
+
+def test_shrinking_ends_in_time_with_a_failure_that_was_seen() -> None:
+    failures: list[Case] = []
+
+    def passes(case: Case) -> bool:
+        if not narrow(case):
+            time.sleep(0.05)
+            failures.append(case)
+        return narrow(case)
+
+    _, failed = strategies.search(drawing(), passes, 200, 0.2, 9)
+    assert failed in failures
+    assert 1 <= len(failures) <= 6
+
+
+def test_a_search_leaves_nothing_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    strategies.search(drawing(), narrow, 200, 1, 10)
+    assert list(tmp_path.iterdir()) == []

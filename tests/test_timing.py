@@ -1,0 +1,174 @@
+"""Timing a kernel beside others, in real processes: what is kept, and what is not believed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_autokernel import decide, timing
+from pytest_autokernel.candidate import parse
+from pytest_autokernel.decide import Decision
+from pytest_autokernel.judge import Judge
+from pytest_autokernel.op import Case
+from pytest_autokernel.subjects import WorkerSubject
+from pytest_autokernel.timing import Timing
+from pytest_autokernel.verdict import CandidateError, Verdict
+
+CASE = Case("small", {"rows": 64, "cols": 256}, "fp32")
+BLOCKS = 8  # the fewest of which 99 % confidence can be had
+
+RIGHT = """
+KERNEL_TYPE = "softmax"
+
+
+def kernel_fn(x, dim=-1):
+    return x.softmax(dim)
+"""
+TWICE = RIGHT.replace("return", "x.softmax(dim)\n    return")
+LATER = """
+import os
+
+KERNEL_TYPE = "softmax"
+calls = 0
+
+
+def kernel_fn(x, dim=-1):
+    global calls
+    calls += 1
+    {later}
+    return x.softmax(dim)
+"""
+REMEMBERS = """
+KERNEL_TYPE = "softmax"
+results = {}
+
+
+def kernel_fn(x, dim=-1):
+    if x.data_ptr() not in results:
+        results[x.data_ptr()] = x.softmax(dim)
+    return results[x.data_ptr()]
+"""
+Measure = Callable[..., Timing]
+
+
+@pytest.fixture
+def measure(
+    quick_judge: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Measure]:
+    """Time a kernel's text on a small case against a baseline's text: as long as one look takes,
+    and its confirmation, each in one round of fresh processes. In one thread: two would wait for
+    each other where tests share the machine."""
+    monkeypatch.setattr(decide, "Rule", functools.partial(decide.Rule, looks=(BLOCKS,)))
+    monkeypatch.setattr(timing, "BLOCKS_PER_ROUND", BLOCKS)
+    before = quick_judge.settings
+    quick_judge.settings = alone = replace(before, cpus=before.cpus[:1])
+
+    def measure(text: str, baseline: str | None = None) -> Timing:
+        if baseline is not None:
+            (tmp_path / "base.py").write_text(baseline)
+            named = str(tmp_path / "base.py")
+            quick_judge.settings = replace(alone, baseline=named)
+        with closing(WorkerSubject(quick_judge, parse(tmp_path / "k.py", text))) as subject:
+            return timing.measure(quick_judge, subject, quick_judge.op("softmax"), CASE)
+
+    yield measure
+    quick_judge.settings = before
+
+
+def test_a_copy_is_not_kept_and_its_figures_are_possible_ones(measure: Measure) -> None:
+    found = measure(RIGHT, baseline=RIGHT)
+    assert found.verdict is Verdict.PASS
+    compared = found.comparisons["baseline"]
+    assert compared.decision is not Decision.KEEP
+    assert compared.estimate.low < 1.1
+    assert compared.estimate.high > 0.9
+    assert len(found.samples_us) >= BLOCKS * timing.BURSTS * timing.SAMPLES_PER_BURST
+    summary = found.summary()
+    assert found.time_us is not None
+    assert min(found.samples_us) <= found.time_us <= max(found.samples_us)
+    assert summary["gb_s"] == pytest.approx(2 * 4 * 64 * 256 / found.time_us / 1e3)
+    assert 0 < summary["pct_roof"] <= 100 * timing.MEASURED_LIMIT
+    assert (summary["l2"], summary["pct_datasheet"]) == ("warm", None)
+
+
+def test_twice_the_speed_is_kept_after_a_fresh_confirmation(measure: Measure) -> None:
+    found = measure(RIGHT, baseline=TWICE)
+    compared = found.comparisons["baseline"]
+    assert (compared.decision, compared.confirmed) == (Decision.KEEP, True)
+    assert 1.3 < compared.estimate.ratio < 3
+    assert len(compared.blocks) == BLOCKS
+    assert len(found.samples_us) == 2 * BLOCKS * timing.BURSTS * timing.SAMPLES_PER_BURST
+    eager = found.comparisons["eager"]
+    assert not eager.confirmed
+    assert eager.estimate.ratio == pytest.approx(1, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("later", "verdict", "words"),
+    [
+        (
+            "if calls > 5: return x.clone()",
+            Verdict.FAIL,
+            "FAIL: the result of a timed call is wrong: ",
+        ),
+        (
+            "if calls > 5: os.abort()",
+            Verdict.CRASH,
+            "CRASH: the kernel's process killed by SIGABRT",
+        ),
+        (
+            "if calls > 5: raise ValueError('tired')",
+            Verdict.FAIL,
+            "FAIL: raised ValueError: tired (k.py:11)",
+        ),
+    ],
+    ids=["wrong", "crashes", "raises"],
+)
+def test_what_goes_wrong_in_timed_calls_alone_is_found(
+    measure: Measure, later: str, verdict: Verdict, words: str
+) -> None:
+    found = measure(LATER.format(later=later))
+    assert found.verdict is verdict
+    assert (found.reason or "").startswith(words)
+    assert found.samples_us == []
+
+
+def test_a_kernel_that_remembers_its_results_is_too_fast_to_be_true(measure: Measure) -> None:
+    found = measure(REMEMBERS)
+    assert found.verdict is Verdict.FAIL
+    assert "% of the measured roof" in (found.reason or "")
+    assert "faster than the device can be" in (found.reason or "")
+
+
+POSSIBLE = [1.5, *range(1, timing.SAMPLES_PER_BURST)]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"samples_us": []},
+        {"samples_us": POSSIBLE[1:]},
+        {"samples_us": [*POSSIBLE, 1.5]},
+        *({"samples_us": [*POSSIBLE[1:], us]} for us in (0, -1.5, float("nan"), float("inf"))),
+    ],
+    ids=str,
+)
+def test_impossible_samples_are_refused(reply: dict[str, list[float]]) -> None:
+    assert timing._samples({"samples_us": POSSIBLE}) == POSSIBLE
+    with pytest.raises(CandidateError, match="positive times were asked for") as caught:
+        timing._samples(reply)
+    assert caught.value.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("looks", [decide.Rule().looks, decide.GATE.looks])
+def test_a_phase_is_spread_over_more_than_one_round(looks: tuple[int, ...]) -> None:
+    for blocks in looks:
+        rounds = list(timing._rounds(blocks, first=True))
+        assert sum(rounds) == blocks
+        assert len(rounds) >= 2
