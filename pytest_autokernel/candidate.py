@@ -49,7 +49,7 @@ class KernelFile:
 def read(path: Path) -> KernelFile:
     """Read a kernel file without running it. Raises KernelFileError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise KernelFileError(f"{path}: cannot be read: {error}") from error
     return parse(path, text)
@@ -61,6 +61,8 @@ def parse(path: Path, text: str) -> KernelFile:
         tree = ast.parse(text, filename=str(path))
     except SyntaxError as error:
         raise KernelFileError(f"{path}:{error.lineno}: syntax error: {error.msg}") from error
+    except (ValueError, MemoryError, RecursionError) as error:  # NUL bytes; nested too deeply
+        raise KernelFileError(f"{path}: cannot be parsed: {error!r}") from error
     literals = _literals(path, tree)
     op = literals.get("KERNEL_TYPE")
     if not isinstance(op, str):
@@ -73,9 +75,9 @@ def parse(path: Path, text: str) -> KernelFile:
         text=text,
         op=op,
         backend=_backend(tree),
-        supports=frozenset(literals.get("SUPPORTS", ())),
-        config=dict(literals.get("CONFIG", {})),
-        space=dict(literals.get("SPACE", {})),
+        supports=_names(path, literals.get("SUPPORTS", ())),
+        config=_settings(path, "CONFIG", literals),
+        space=_settings(path, "SPACE", literals),
         integers=frozenset(
             node.value
             for node in ast.walk(tree)
@@ -111,9 +113,23 @@ def _literals(path: Path, tree: ast.Module) -> dict[str, Any]:
         if name in names:
             try:
                 found[name] = ast.literal_eval(value)
-            except ValueError as error:
+            except (ValueError, TypeError, MemoryError, RecursionError) as error:
                 raise KernelFileError(f"{path}:{node.lineno}: {name} must be a literal") from error
     return found
+
+
+def _names(path: Path, value: object) -> frozenset[str]:
+    names = value if isinstance(value, set | list | tuple) else [None]
+    if not all(isinstance(name, str) for name in names):
+        raise KernelFileError(f"{path}: expected SUPPORTS = {{names}}, found {value!r:.80}")
+    return frozenset(names)
+
+
+def _settings(path: Path, name: str, literals: dict[str, Any]) -> dict[str, Any]:
+    value = literals.get(name, {})
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise KernelFileError(f"{path}: expected {name} = {{name: value}}, found {value!r:.80}")
+    return value
 
 
 def _defines(node: ast.stmt, name: str) -> bool:

@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 import tempfile
+import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,7 @@ class Channel:
 
     def send(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         body = json.dumps(message).encode()
+        self.sock.settimeout(None)
         try:
             socket.send_fds(self.sock, [HEADER.pack(len(body))], fds)
             self.sock.sendall(body)
@@ -65,25 +68,40 @@ class Channel:
     def receive(self, timeout_s: float | None = None) -> tuple[dict[str, Any], tuple[int, ...]]:
         """The next message and its descriptors, which the caller closes.
 
-        Raises TimeoutError after `timeout_s` without one, ChannelError when none can come.
+        Raises TimeoutError after `timeout_s` without a whole one, ChannelError when none can come.
         """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
         self.sock.settimeout(timeout_s)
         try:
             head, fds, _, _ = socket.recv_fds(self.sock, HEADER.size, MAX_BUFFERS)
-            head += self._exactly(HEADER.size - len(head))
+        except ConnectionResetError as error:
+            raise ChannelError(str(error)) from error
+        try:
+            return self._object(head, end), tuple(fds)
+        except (ChannelError, TimeoutError):
+            close(fds)
+            raise
+
+    def _object(self, head: bytes, end: float | None) -> dict[str, Any]:
+        try:
+            head += self._exactly(HEADER.size - len(head), end)
             (length,) = HEADER.unpack(head)
             if length > MAX_MESSAGE:
                 raise ChannelError(f"a message of {length} bytes, more than {MAX_MESSAGE}")
-            message = json.loads(self._exactly(length))
-        except (ConnectionResetError, ValueError) as error:
+            message = json.loads(self._exactly(length, end))
+        except (ConnectionResetError, ValueError, RecursionError) as error:
             raise ChannelError(str(error)) from error
         if not isinstance(message, dict):
             raise ChannelError("a message that is no object")
-        return message, tuple(fds)
+        return message
 
-    def _exactly(self, count: int) -> bytes:
+    def _exactly(self, count: int, end: float | None) -> bytes:
         parts = []
         while count:
+            if end is not None:
+                if (left := end - time.monotonic()) <= 0:
+                    raise TimeoutError
+                self.sock.settimeout(left)
             part = self.sock.recv(min(count, 2**20))
             if not part:
                 raise ChannelError("the process closed its end")
@@ -93,6 +111,12 @@ class Channel:
 
     def close(self) -> None:
         self.sock.close()
+
+
+def close(fds: Iterable[int]) -> None:
+    """Close descriptors that came with a message."""
+    for fd in fds:
+        os.close(fd)
 
 
 def anonymous_memory(nbytes: int) -> int:
@@ -151,6 +175,7 @@ def snapshot(fd: int, meta: TensorMeta) -> torch.Tensor:
     result = torch.empty(meta.shape, dtype=dtype)
     if result.numel() == 0:
         return result
+    # A numpy array is a buffer; its stubs say so from Python 3.12 on alone.
     target = memoryview(result.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     done = 0
     while done < len(target):

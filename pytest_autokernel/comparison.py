@@ -125,7 +125,10 @@ class Comparison:
         `repeat` must equal the first result bit for bit."""
         ticket = self.ticket
         assert ticket is not None
-        judged = self._judge(ticket, message, fds)
+        try:
+            judged = self._judge(ticket, message, fds)
+        except (ChannelError, OSError) as error:  # the result's buffer is the candidate's
+            judged = oracle.Judged(float("inf"), f"returned no well-formed result: {error}")
         return {"ok": judged.ok, "worst": judged.worst, "reason": judged.reason}, ()
 
     def _judge(self, ticket: Ticket, message: dict[str, Any], fds: Sequence[int]) -> oracle.Judged:

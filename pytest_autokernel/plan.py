@@ -67,12 +67,15 @@ TIMED_ELEMENTS: dict[TargetName, int] = {"interpreter": 2**18, "cpu": 2**20, "cu
 
 @dataclass(frozen=True)
 class Check:
-    """What one test item does. A `drawn` check searches; its case gives dtype and seed only."""
+    """What one test item does. A `drawn` check searches; its case gives dtype and seed only.
+
+    `sized` says that the case is about its very size."""
 
     stage: Stage
     case: Case
     kind: Literal["compare", "repeat", "relation", "drawn"] = "compare"
     relation: str | None = None
+    sized: bool = False
 
     @property
     def id(self) -> str:
@@ -100,7 +103,7 @@ def fit(op: Op, case: Case, target: Target) -> Case | None:
 def checks(op: Op, supports: frozenset[str], target: Target, effort: Effort) -> Iterator[Check]:
     """Every check of the five stages, in the order in which they are worth running."""
     for check in _unbounded(op, supports, AMOUNTS[effort]):
-        fitted = fit(op, check.case, target)
+        fitted = _fitted(op, check, target)
         if fitted is not None:
             yield dataclasses.replace(check, case=fitted)
 
@@ -108,7 +111,16 @@ def checks(op: Op, supports: frozenset[str], target: Target, effort: Effort) -> 
 def left_out(op: Op, supports: frozenset[str], target: Target, effort: Effort) -> list[str]:
     """The cases that are too large for the target."""
     every = _unbounded(op, supports, AMOUNTS[effort])
-    return [f"{c.stage}[{c.id}]" for c in every if fit(op, c.case, target) is None]
+    return [f"{c.stage}[{c.id}]" for c in every if _fitted(op, c, target) is None]
+
+
+def _fitted(op: Op, check: Check, target: Target) -> Case | None:
+    """The check's case as the target can take it. Where the size is not the point, the largest
+    named one that fits will do."""
+    if (fitted := fit(op, check.case, target)) is not None or check.sized:
+        return fitted
+    smaller = (dataclasses.replace(check.case, dims=op.sizes[n]) for n in reversed(_by_size(op)))
+    return next((f for case in smaller if (f := fit(op, case, target)) is not None), None)
 
 
 def timed_cases(op: Op, name: TargetName) -> list[Case]:
@@ -141,14 +153,14 @@ def _middle(op: Op) -> Dims:
 def _smoke(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Check]:
     smallest = _by_size(op)[0]
     for dtype in op.dtypes:
-        yield Check("smoke", Case(smallest, op.sizes[smallest], dtype))
+        yield Check("smoke", Case(smallest, op.sizes[smallest], dtype), sized=True)
 
 
 def _shape_sweep(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Check]:
     names = _by_size(op)
     swept = dict.fromkeys([*names[: amount.sizes], *op.timed])
     for size, dtype in product(swept, op.dtypes):
-        yield Check("shape_sweep", Case(size, op.sizes[size], dtype))
+        yield Check("shape_sweep", Case(size, op.sizes[size], dtype), sized=True)
     some, middle = op.dtypes[: amount.dtypes], _middle(op)
     for variant, dtype in product(list(op.claimed(supports))[1:], some):
         yield Check("shape_sweep", Case(f"variant_{variant}", middle, dtype, variant=variant))
@@ -172,6 +184,6 @@ def _determinism(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[C
 def _edge_cases(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Check]:
     some = op.dtypes[: amount.dtypes]
     for (edge, dims), dtype in product(op.edges.items(), some):
-        yield Check("edge_cases", Case(edge, dims, dtype))
+        yield Check("edge_cases", Case(edge, dims, dtype), sized=True)
     for layout, dtype in product(LAYOUTS[1:], some):
         yield Check("edge_cases", Case(layout, _middle(op), dtype, layout=layout))

@@ -112,6 +112,7 @@ class AutokernelPlugin:
 
         report = yield
         if report.when == "call" and RECORD in item.stash:
+            # A report carries to xdist's controller whatever attributes it is given.
             report.autokernel = item.stash[RECORD]  # type: ignore[attr-defined]
         return report
 

@@ -149,6 +149,7 @@ class Report:
             ("of roof (data sheet)", "right"),
             ("speedup over", "left"),
         ):
+            # mypy takes the literals above for any str.
             table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
         for kernel in report["kernels"]:
             for row in _rows(kernel):

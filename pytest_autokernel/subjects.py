@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_autokernel.candidate import KernelFile
-from pytest_autokernel.channel import TensorMeta
+from pytest_autokernel.channel import TensorMeta, close
 from pytest_autokernel.plan import TargetName
 from pytest_autokernel.process import Died, Process, TimedOut
 from pytest_autokernel.verdict import CandidateError, Verdict
@@ -121,6 +121,9 @@ class WorkerSubject:
         except Died as error:
             raise CandidateError(Verdict.CRASH, f"the kernel's process {error}") from None
         if "error" in reply:
+            if self.device == "cuda":
+                self.close()  # an error may have ruined the CUDA context for all that follows
+            close(out)
             raise CandidateError(Verdict.FAIL, self._words(reply["error"]))
         return reply, out
 
@@ -199,5 +202,6 @@ def well_formed(reply: dict[str, Any], out: Sequence[int]) -> dict[str, Any]:
             "device": str(reply["device"]),
             "aliases": bool(reply["aliases"]),
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        close(out)
         raise CandidateError(Verdict.FAIL, f"returned no well-formed result: {error!r}") from None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_autokernel import baselines, decide, gpu
+from pytest_autokernel.channel import close
 from pytest_autokernel.judge import Judge, derived_seed
 from pytest_autokernel.op import ITEMSIZE, Case, Op
 from pytest_autokernel.subjects import Subject, well_formed
@@ -26,6 +27,7 @@ BLOCKS_PER_ROUND = 6  # twice as many later on: starting processes costs seconds
 BURSTS = 4
 PRINTED_CONFIDENCE = 0.95  # of comparisons that nothing hangs on; six blocks are enough for it
 SAMPLES_PER_BURST = 3
+L2 = {"cuda": "cold", "cpu": "warm"}
 KERNEL = "kernel"  # the contender under examination; the others are named after what they are
 # Above this share of the measured roof work is skipped or the clock is wrong. Not 1: a copy and
 # a sum by PyTorch find the roof itself to some 10 % only.
@@ -110,13 +112,13 @@ class Samples:
 def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     """Time a case against the user's baseline, which decides how long is measured, and against
     the op's own, which is there to be printed."""
-    session = Session(judge, subject, op, case)
     rule = decide.Rule()
     try:
+        session = Session(judge, subject, op, case)
         trial, samples = session.tried(rule) if session.named else session.looked_at(rule)
     except CandidateError as error:
         words = f"{error.verdict}: {error.reason}"
-        return Timing(case, [], {}, None, None, {}, session.l2, error.verdict, words)
+        return Timing(case, [], {}, None, None, {}, L2[subject.device], error.verdict, words)
     comparisons = {name: _printed(samples.against(name), rule) for name in session.others}
     taken = [us for block in samples.blocks for us in block[KERNEL]]
     time_us = statistics.median(taken)
@@ -155,7 +157,7 @@ class Session:
         # In an edit loop a slower kernel is simply not kept; as a gate's finding it is confirmed.
         quick = judge.settings.effort == "quick"
         self.judged_by = decide.decide if quick else _keep_or_slower
-        self.l2 = "cold" if subject.device == "cuda" else "warm"
+        self.l2 = L2[subject.device]
         self.clear_bytes = _clear_bytes(judge) if subject.device == "cuda" else 0
         self.rounds = 0
         self.random = random.Random(derived_seed(judge.settings.seed, "timing", case.id))
@@ -217,9 +219,10 @@ class Session:
                         "padding": self.random.getrandbits(32),
                         "clear_bytes": self.clear_bytes,
                     }
-                    facts, _ = contender.ask(message, tuple(fds))
+                    facts, out = contender.ask(message, tuple(fds))
+                    close(out)
                     if name == KERNEL:
-                        samples.facts = facts
+                        samples.facts = _facts(facts)
                 samples.blocks.append(self._block(contenders))
             self._check_result(contenders[KERNEL])
 
@@ -275,13 +278,27 @@ def _rounds(blocks: int, first: bool) -> Iterator[int]:
         blocks -= size
 
 
+def _facts(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bench says of itself, as far as it is of the right kind."""
+    facts: dict[str, Any] = {"captured": reply.get("captured") is True}
+    for name in ("calls", "peak_bytes", "floor_us"):
+        value: Any = reply.get(name)
+        facts[name] = value if type(value) in (int, float) and 0 <= value < 1e18 else None
+    return facts
+
+
 def _samples(reply: Mapping[str, Any]) -> list[float]:
-    samples = [float(us) for us in reply.get("samples_us", ())]
-    if len(samples) != SAMPLES_PER_BURST or not all(0 < us < float("inf") for us in samples):
+    taken = reply.get("samples_us")
+    if (
+        not isinstance(taken, list)
+        or len(taken) != SAMPLES_PER_BURST
+        or not all(type(us) in (int, float) and 1e-6 < us < 1e12 for us in taken)
+    ):
         raise CandidateError(
-            Verdict.FAIL, f"{SAMPLES_PER_BURST} positive times were asked for, got {samples}"
+            Verdict.FAIL,
+            f"{SAMPLES_PER_BURST} positive times were asked for, got {taken!r:.200}",
         )
-    return samples
+    return [float(us) for us in taken]
 
 
 def _too_fast(

@@ -65,14 +65,12 @@ def wide_range(draw: Draw, dims: Dims) -> Tensors:
     return (x * draw.integers(dims["M"], dims["N"], low=-12, high=13).to(x.dtype).exp2(),)
 
 
-def condition(inputs: Tensors, r: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+def condition(inputs: Tensors, r: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """A tree's few roundings of all that is added, and a sequential sum's random walk, whose
     steps are as large as the partial sums in between."""
     x = inputs[0]
     if not x.numel():
         return torch.zeros_like(r)
-    if dim is None:
-        dim = next(d for d in (-1, 0) if x.select(d, 0).shape == r.shape)
     walk = 2 * math.sqrt(x.shape[dim]) * x.cumsum(dim).abs().amax(dim)
     return 4 * x.abs().sum(dim) + walk
 

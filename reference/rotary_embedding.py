@@ -117,7 +117,7 @@ OP = Op(
     dims=(
         Dim("batch", 1, 8, batch=True),
         Dim("heads", 1, 64, batch=True),
-        Dim("seq_len", 1, 8192),
+        Dim("seq_len", 1, 8192, batch=True),
         Dim("head_dim", 2, 256, choices=(2, 16, 32, 64, 80, 96, 112, 128, 256)),
     ),
     sizes={

@@ -136,3 +136,30 @@ def test_reading_agrees_with_running(path: Path, monkeypatch: pytest.MonkeyPatch
     assert kernel.supports == names.get("SUPPORTS", set())
     assert kernel.config == names.get("CONFIG", {})
     assert kernel.space == names.get("SPACE", {})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SUPPORTS = 5",
+        "SUPPORTS = 'dim'",
+        "SUPPORTS = {1}",
+        "SUPPORTS = [[]]",
+        "CONFIG = 3",
+        "CONFIG = {[]: 1}",
+        "CONFIG = {1: 2}",
+        "SPACE = [1]",
+        "x = '\0'",
+        "x = " + "-" * 100_000 + "1",
+        "x = " + "+".join(["1"] * 20_000),
+    ],
+    ids=lambda line: line[:16],
+)
+def test_what_cannot_be_meant_is_refused_and_breaks_nothing_else(line: str) -> None:
+    refusal(f'KERNEL_TYPE = "softmax"\n{FUNCTION}{line}')
+
+
+def test_a_byte_order_mark_is_no_syntax_error(tmp_path: Path) -> None:
+    file = tmp_path / "k.py"
+    file.write_text(f'KERNEL_TYPE = "softmax"\n{FUNCTION}', encoding="utf-8-sig")
+    assert candidate.read(file).op == "softmax"

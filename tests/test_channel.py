@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -228,3 +230,35 @@ def test_a_view_is_where_its_meta_says() -> None:
         [4, 6, 8],
         [14, 16, 18],
     ]
+
+
+def test_a_time_limit_is_that_of_the_whole_message(ends: Ends) -> None:
+    def drip() -> None:
+        for byte in framed(b'{"dripping": 1}'):
+            ends.raw.send(bytes([byte]))
+            time.sleep(0.05)
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    with pytest.raises(TimeoutError):
+        ends.ours.receive(0.2)
+    dripping.join()
+
+
+def test_what_is_nested_too_deeply_is_refused(ends: Ends) -> None:
+    sending = threading.Thread(target=ends.raw.sendall, args=[framed(b"[" * 100_000)])
+    sending.start()
+    with pytest.raises(ChannelError):
+        ends.ours.receive(5)
+    sending.join()
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b"\xff"])
+def test_the_descriptors_of_a_refused_message_are_closed(ends: Ends, body: bytes) -> None:
+    fd = anonymous_memory(8)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    socket.send_fds(ends.raw, [framed(body)], [fd] * 10)
+    with pytest.raises(ChannelError):
+        ends.ours.receive(5)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    os.close(fd)

@@ -166,6 +166,8 @@ def test_the_reference_is_what_pytorch_computes(op: Op, dtype: Dtype, part: str)
     inputs = made(op, case)
     exact = expected(op, case, inputs)
     torch.testing.assert_close(exact, baseline(op, case, widened(inputs)), rtol=1e-9, atol=1e-12)
+    judged = oracle.compare(baseline(op, case, inputs), op, case, inputs)
+    assert judged.ok, judged.reason
 
 
 @each(lambda op, dtype: [name for name, dims in op.edges.items() if op.cost(dims, 1).bytes < 2**16])

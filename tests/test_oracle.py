@@ -368,3 +368,18 @@ def test_a_result_is_new_memory_on_the_inputs_device(
     message: dict[str, object], words: str
 ) -> None:
     assert (_contract(message, call_with_write_at("contiguous", None)) or "").startswith(words)
+
+
+@pytest.mark.parametrize("condition", [NAN, INF])
+@pytest.mark.parametrize("x", [0.0, 1.0])
+def test_a_condition_that_is_no_number_allows_nothing(condition: float, x: float) -> None:
+    broken = Tolerance(condition=lambda inputs, r: torch.full_like(r, condition))
+    found = judged(of(2 * x + 1), of(x), replace(DOUBLE, tolerance=broken))
+    assert not found.ok
+
+
+@pytest.mark.parametrize("left", [[1.0, 2.0], [1.0, -INF]])
+def test_infinity_on_one_side_of_a_relation_fails(left: list[float]) -> None:
+    for one, other in ((left, [1.0, INF]), ([1.0, INF], left)):
+        found = oracle.compare_relation(SAME, "same", [of(*one), of(*other)], (of(0, 0),))
+        assert not found.ok

@@ -8,12 +8,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.judge import Judge
+from pytest_autokernel.op import Case
 from pytest_autokernel.process import OUTPUT_KEPT, Died, Process, TimedOut
 from pytest_autokernel.subjects import WorkerSubject
 from pytest_autokernel.verdict import CandidateError, Verdict
@@ -112,8 +114,10 @@ def test_a_hang_is_killed_with_all_that_it_started(start: Start) -> None:
         time.sleep(99)
     """)
     pids = process.ask({}, timeout_s=20)[0]["pids"]
+    began = time.monotonic()
     with pytest.raises(TimedOut, match=r"^gave no answer within 0.2 s and was killed$"):
         process.ask({}, timeout_s=0.2)
+    assert time.monotonic() - began < 2
     assert not process.alive
     assert all(is_gone(pid) for pid in pids)
 
@@ -173,3 +177,46 @@ def test_a_workers_environment_holds_nothing_of_the_users(
     assert caught.value.verdict is Verdict.FAIL
     assert caught.value.reason.startswith("raised LookupError: (False, ['AUTOKERNEL_CACHE_DIR', ")
     assert "hunter2" not in caught.value.reason
+
+
+MANGLES = """
+import __main__
+import os
+
+KERNEL_TYPE = "softmax"
+honest = __main__.pack
+
+
+def mangled(tensor):
+    meta, fd = honest(tensor)
+    {how}
+    return meta, fd
+
+
+__main__.pack = mangled
+
+
+def kernel_fn(x, dim=-1):
+    return x.softmax(dim)
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "os.ftruncate(fd, 1)",
+        "fd = os.pipe()[0]",
+        "meta.__dict__['shape'] = (float('inf'),)",
+        "meta.__dict__['dtype'] = 'nn'",
+    ],
+)
+def test_a_result_that_is_none_costs_its_kernel_alone(
+    judge: Judge, tmp_path: Path, how: str
+) -> None:
+    case, op = Case("small", {"rows": 2, "cols": 3}, "fp32"), judge.op("softmax")
+    for text, verdict in (
+        (MANGLES.format(how=how), Verdict.FAIL),
+        (MANGLES.format(how="pass"), Verdict.PASS),
+    ):
+        with closing(WorkerSubject(judge, parse(tmp_path / "k.py", text))) as subject:
+            assert judge.check(subject, op, case).verdict is verdict

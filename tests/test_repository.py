@@ -252,3 +252,12 @@ def test_a_reader_finds_what_to_read(file: str) -> None:
     assert len(text.splitlines()) > 5
     for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "tests" not in p.parts], ids=name)
+def test_every_exemption_from_the_types_has_its_reason_above_it(path: Path) -> None:
+    said = dict(comments(path))
+    for line, text in said.items():
+        if re.match(r"#\s*type:\s*ignore", text):
+            assert re.fullmatch(r"# type: ignore\[[\w,-]+\]", text), f"{name(path)}:{line}"
+            assert line - 1 in said, f"{name(path)}:{line}: no reason above it"

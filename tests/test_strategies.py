@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -154,9 +153,3 @@ def test_shrinking_ends_in_time_with_a_failure_that_was_seen() -> None:
     _, failed = strategies.search(drawing(), passes, 200, 0.2, 9)
     assert failed in failures
     assert 1 <= len(failures) <= 6
-
-
-def test_a_search_leaves_nothing_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    strategies.search(drawing(), narrow, 200, 1, 10)
-    assert list(tmp_path.iterdir()) == []

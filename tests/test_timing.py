@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -172,3 +173,45 @@ def test_a_phase_is_spread_over_more_than_one_round(looks: tuple[int, ...]) -> N
         rounds = list(timing._rounds(blocks, first=True))
         assert sum(rounds) == blocks
         assert len(rounds) >= 2
+
+
+@pytest.mark.parametrize(
+    "said", [None, 3, "abc", ["abc"], [None], [[1.0]], [True], [1e-7], [10**400]]
+)
+def test_samples_that_are_no_times_are_refused(said: object) -> None:
+    taken = said * timing.SAMPLES_PER_BURST if isinstance(said, list) else said
+    with pytest.raises(CandidateError):
+        timing._samples({"samples_us": taken})
+
+
+BOASTS = """
+import __main__
+
+KERNEL_TYPE = "softmax"
+honest = __main__.Worker.prepare
+boast = {"floor_us": float("nan"), "peak_bytes": "none", "captured": []}
+__main__.Worker.prepare = lambda *a: (honest(*a)[0] | boast, ())
+
+
+def kernel_fn(x, dim=-1):
+    return x.softmax(dim)
+"""
+
+
+def test_what_a_kernels_process_says_of_itself_is_taken_if_it_can_be(measure: Measure) -> None:
+    found = measure(BOASTS)
+    assert found.time_us is not None
+    json.dumps(found.to_json(), allow_nan=False)
+    assert found.summary()["peak_mb"] is None
+    assert found.summary()["captured"] is False
+
+
+@pytest.mark.parametrize(
+    "baseline", [RIGHT.replace("softmax", "reduce", 1), "no kernel"], ids=["another", "none"]
+)
+def test_a_baseline_that_cannot_be_one_is_a_failure_with_its_reason(
+    measure: Measure, baseline: str
+) -> None:
+    found = measure(RIGHT, baseline=baseline)
+    assert found.verdict is Verdict.FAIL
+    assert (found.reason or "").startswith("FAIL: --autokernel-baseline: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,18 +55,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of programs of an environment that has the wheel, and what it depends on from
-    this one; this one's own installation of the project is not seen there."""
+    """The programs of an environment that has the wheel, and from this environment all but this
+    project: neither its sources nor its entry points are seen there."""
     home = tmp_path_factory.mktemp("environment")
     venv.create(home, symlinks=True)
-    scheme = sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})
-    purelib = Path(scheme["purelib"])
-    # A folder that a .pth file names is searched last, and its own .pth files (editable installs)
-    # are not read.
-    purelib.joinpath("dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    purelib = Path(sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})["purelib"])
+    own = re.compile(r"pytest_autokernel|autokernel_agent|__.*__|.*\.pth$")
+    for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(site).iterdir():
+            if not own.match(entry.name):
+                purelib.joinpath(entry.name).symlink_to(entry)
     pip = (sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"))
     quiet = ("--quiet", "--disable-pip-version-check", "--no-index", "--no-deps")
-    succeed(*pip, "install", *quiet, "--force-reinstall", wheel, cwd=home)
+    succeed(*pip, "install", *quiet, wheel, cwd=home)
     return home / "bin"
 
 

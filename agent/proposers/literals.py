@@ -48,6 +48,7 @@ def _find(text: str, name: str) -> ast.expr | None:
         targets = node.targets if isinstance(node, ast.Assign) else []
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            # An Assign or AnnAssign, or there would be no targets.
             found = node.value  # type: ignore[attr-defined]
     return found
 

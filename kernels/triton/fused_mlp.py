@@ -24,6 +24,7 @@ SPACE = {
     # At most 64 pairs of fp32 sums per thread, and 227 KiB of shared memory.
     "rules": ["m * n <= 2048 * warps", "stages * (m + 2 * n) * k * 2 <= 232448"],
 }
+# On a GPU, where fp32 products take more registers than the tensor cores' do.
 FP32 = {"m": 32, "n": 32, "k": 16, "group": 8, "warps": 4, "stages": 2}
 
 
@@ -102,11 +103,12 @@ def kernel_fn(
     y = torch.empty_like(x)
     if not y.numel():
         return y
-    hidden = x.new_empty(batch, width)
-    config = FP32 if x.dtype == torch.float32 else CONFIG
+    # Triton's interpreter truncates to bf16 and multiplies it wrongly: there, all is in fp32.
+    interpreted = not x.is_cuda
+    hidden = x.new_empty(batch, width, dtype=torch.float32 if interpreted else x.dtype)
+    config = FP32 if x.dtype == torch.float32 and x.is_cuda else CONFIG
     m, n = config["m"], config["n"]
-    # Triton's interpreter multiplies bf16 wrongly: there, tiles are widened first.
-    tiles = (m, n, config["k"], config["group"], not x.is_cuda)
+    tiles = (m, n, config["k"], config["group"], interpreted)
     options = {"num_warps": config["warps"], "num_stages": config["stages"]}
     gated[(triton.cdiv(batch, m) * triton.cdiv(width, n),)](
         x, w_gate, w_up, hidden, batch, width, dim, activation, *tiles, **options
