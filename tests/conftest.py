@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,11 @@ from pytest_autokernel.judge import Judge
 from pytest_autokernel.settings import Settings
 
 pytest_plugins = ["pytester"]
+
+# A shell starts background jobs with SIGINT ignored, and what they start inherits that: then
+# tests that press Ctrl-C on a process of theirs would wait for nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 WRONG = ROOT / "tests" / "wrong_kernels"
