@@ -84,8 +84,9 @@ def _operands(draw: Draw, dims: Dims, *batch: int) -> Tensors:
 
 def _agree(left: torch.Tensor, x: Tensors, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """`left` is the sum of `parts`, but for the rounding of each, and for that of the sums
-    within: in units of the result's. An H200's tensor cores align 16 products at a time with
-    fewer bits than fp32 has: 2.5 times the error of sums in fp32, seen at K=1024 in fp16."""
+    within: in units of the result's. The sums get 8 units of 2^-24 of |A||B|: with 2 a right
+    kernel was refused on an H200 (fp16, K=1024: 1.24 times the allowance, in 3 of 1,046,528
+    elements near zero). Why its tensor cores err more than fp32 sums would is not established."""
     left, *rights = (t.double() for t in (left, *parts))
     finer = 2.0**-21 / torch.finfo(x[0].dtype).eps
     within = finer * (x[0].double().abs() @ x[1].double().abs())
