@@ -30,7 +30,8 @@ class KernelFileError(Exception):
 @dataclass(frozen=True)
 class KernelFile:
     """What the text of a kernel file says, unexecuted. `backend` is `torch` where no import
-    names another. `integers` are the literals in the source, which become test points."""
+    names another. `integers` are the literals in the source, which become test points; `imports`
+    the top-level packages that it names."""
 
     path: Path
     text: str
@@ -40,6 +41,7 @@ class KernelFile:
     config: dict[str, Any] = field(default_factory=dict)
     space: dict[str, Any] = field(default_factory=dict)
     integers: frozenset[int] = frozenset()
+    imports: frozenset[str] = frozenset()
 
     @property
     def sha256(self) -> str:
@@ -78,13 +80,8 @@ def parse(path: Path, text: str) -> KernelFile:
         supports=_names(path, literals.get("SUPPORTS", ())),
         config=_settings(path, "CONFIG", literals),
         space=_settings(path, "SPACE", literals),
-        integers=frozenset(
-            node.value
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Constant)
-            and type(node.value) is int
-            and 2 <= node.value <= 2**20
-        ),
+        integers=_integers(tree),
+        imports=_imports(tree),
     )
 
 
@@ -116,6 +113,32 @@ def _literals(path: Path, tree: ast.Module) -> dict[str, Any]:
             except (ValueError, TypeError, MemoryError, RecursionError) as error:
                 raise KernelFileError(f"{path}:{node.lineno}: {name} must be a literal") from error
     return found
+
+
+def _integers(tree: ast.Module) -> frozenset[int]:
+    """The integers that can decide what the kernel does: all but those of a SPACE that nothing
+    reads."""
+    read = any(
+        isinstance(node, ast.Name) and node.id == "SPACE" and isinstance(node.ctx, ast.Load)
+        for node in ast.walk(tree)
+    )
+    statements = [n for n in tree.body if read or not _defines(n, "SPACE")]
+    return frozenset(
+        node.value
+        for statement in statements
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Constant) and type(node.value) is int and 2 <= node.value <= 2**20
+    )
+
+
+def _imports(tree: ast.Module) -> frozenset[str]:
+    named = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named.add(node.module.partition(".")[0])
+    return frozenset(named)
 
 
 def _names(path: Path, value: object) -> frozenset[str]:

@@ -91,6 +91,7 @@ class KernelModule(pytest.Module):
     def _plan(self) -> None:
         settings = self.judge.settings
         self.subject = WorkerSubject(self.judge, self.kernel)
+        self.judge.nursery(self.subject.interpreted).start()
         self.target = plan.target(self.subject.target, settings.effort)
         self.checks = [
             seeded(check, settings.seed)

@@ -6,41 +6,37 @@ Started as `python -I -m pytest_autokernel.comparison FD`.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pytest_autokernel import oracle
-from pytest_autokernel.channel import (
-    Channel,
-    ChannelError,
-    TensorMeta,
-    anonymous_memory,
-    mapped,
-    snapshot,
-    view,
-)
+from pytest_autokernel.channel import Channel, ChannelError, TensorMeta, view
+from pytest_autokernel.device_memory import Pool, can_share
 from pytest_autokernel.gpu import describe_device
+from pytest_autokernel.handover import POISON, Host, OnGpu
 from pytest_autokernel.op import Case, Op, Tensors
 from pytest_autokernel.ops import load_op
+from pytest_autokernel.sampling import measure_ceilings, poked
 
 Reply = tuple[dict[str, Any], tuple[int, ...]]
 
 
 @dataclass
 class Call:
-    """One call's inputs: as values, as the bytes that were handed over, and those bytes as
-    the worker's side left them (shared memory)."""
+    """One call's inputs: as values, as the bytes that were handed over, and the memory in which
+    the worker's side works."""
 
     values: Tensors
     before: list[torch.Tensor]
-    shared: list[torch.Tensor]
+    memory: Host | OnGpu
 
 
 @dataclass
@@ -62,11 +58,15 @@ class Comparison:
         self.channel = channel
         self.ops: dict[str, Op] = {}
         self.ticket: Ticket | None = None
+        self.shares = False  # whether GPU memory can be shared with the worker
+        self.pool = Pool()
 
     def serve(self) -> None:
         handlers = {
             "device": self.device,
             "make": self.make,
+            "refill": self.refill,
+            "poke": self.poke,
             "compare": self.compare,
             "ceilings": self.ceilings,
         }
@@ -84,12 +84,11 @@ class Comparison:
 
     def device(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """What this machine's accelerator is, or null."""
-        return {"device": describe_device()}, ()
+        self.shares = can_share()
+        return {"device": describe_device(), "shares": self.shares}, ()
 
     def ceilings(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """What this device reaches on a working set of `nbytes`."""
-        from pytest_autokernel.sampling import measure_ceilings
-
         return measure_ceilings(
             message["device"], message["nbytes"], message["dtype"], message["cpus"]
         ), ()
@@ -97,7 +96,7 @@ class Comparison:
     def make(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """Make a case's inputs (for a relation: those of each of its calls) and hand them over.
         It replaces the case before."""
-        self.ticket = None
+        self._forget()
         name, case, device = message["op"], Case.from_json(message["case"]), message["device"]
         if name not in self.ops:
             self.ops[name] = load_op(name, {name: Path(message["file"])})
@@ -105,20 +104,40 @@ class Comparison:
         inputs, draw = oracle.make_inputs(op, case, device)
         relation = message.get("relation")
         tuples = op.relations[relation].related(inputs, draw) if relation else [inputs]
-        calls, metas, handed = [], [], []
+        share = self.shares and device == "cuda" and message["share"]
+        calls, told = [], []
+        handed: list[int] = []
         for values in tuples:
-            layouts = [oracle.lay_out(t, case.layout) for t in values]
-            out = [anonymous_memory(meta.nbytes) for meta in layouts]
-            shared = [
-                mapped(fd, meta.nbytes).fill_(0xFF) for fd, meta in zip(out, layouts, strict=True)
-            ]
-            for raw, meta, value in zip(shared, layouts, values, strict=True):
-                view(raw, meta).copy_(value)
-            calls.append(Call(values, [raw.clone() for raw in shared], shared))
-            metas.append([meta.to_json() for meta in layouts])
-            handed += out
+            call = _handed_over(op, case, values, self.pool if share else None)
+            words, given = call.memory.message()
+            calls.append(call)
+            told.append({"inputs": [m.to_json() for m in call.memory.metas], **words})
+            handed += given
         self.ticket = Ticket(op, case, relation, calls, extra_units=message["extra_units"])
-        return {"calls": metas, "options": dict(op.variants[case.variant].options)}, tuple(handed)
+        return {"calls": told, "options": dict(op.variants[case.variant].options)}, tuple(handed)
+
+    def refill(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """Put other contents into the memory of the case's one call: the same addresses, the
+        same tensors on the worker's side."""
+        ticket = self.ticket
+        assert ticket is not None
+        (call,) = ticket.calls
+        case = replace(ticket.case, seed=message["seed"])
+        values, _ = oracle.make_inputs(ticket.op, case, call.values[0].device.type)
+        call.values, ticket.case, ticket.results = values, case, []
+        call.before = _bytes_of(values, call.memory.metas)
+        call.memory.fill(call.before)
+        return {"ok": True}, ()
+
+    def poke(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """Follow what the timed calls of some bursts, [seed, calls] each, changed in their own
+        copy of the inputs."""
+        assert self.ticket is not None
+        (call,) = self.ticket.calls
+        call.values = tuple(value.clone() for value in call.values)
+        for seed, count in message["bursts"]:
+            poked(call.values, seed, count)
+        return {"ok": True}, ()
 
     def compare(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """Judge one result. The last call of a relation brings the relation's verdict; a
@@ -134,14 +153,14 @@ class Comparison:
     def _judge(self, ticket: Ticket, message: dict[str, Any], fds: Sequence[int]) -> oracle.Judged:
         number, meta = message["call"], TensorMeta.from_json(message["result"])
         call, op, case = ticket.calls[number], ticket.op, ticket.case
-        fault = _contract(message, call) or oracle.describe_mismatch(
-            meta, call.values, _shape(op, case, call), op
+        fault = _contract(message, call, timed=message["timed"]) or oracle.describe_mismatch(
+            meta, call.values, _shape(op, case, call.values), op
         )
         if fault:
             return oracle.Judged(float("inf"), fault)
-        got = snapshot(fds[0], meta)
+        got = call.memory.result(meta, fds)
         if message.get("repeat"):
-            return _same(got, ticket.results[0])
+            return _same(got, ticket.results[0], message["repeat"])
         ticket.results.append(got)
         if ticket.relation is None:
             return oracle.compare(got, op, case, call.values, ticket.extra_units)
@@ -157,23 +176,56 @@ class Comparison:
             ticket.extra_units,
         )
 
+    def _forget(self) -> None:
+        """Give back the memory of the case before."""
+        if self.ticket is not None:
+            for call in self.ticket.calls:
+                call.memory.close()
+        self.ticket = None
 
-def _shape(op: Op, case: Case, call: Call) -> list[int]:
+
+def _handed_over(op: Op, case: Case, values: Tensors, pool: Pool | None) -> Call:
+    metas = [oracle.lay_out(t, case.layout) for t in values]
+    before = _bytes_of(values, metas)
+    memory: Host | OnGpu
+    if pool:
+        widest = max(4, *(t.element_size() for t in values if t.is_floating_point()))
+        memory = OnGpu(pool, metas, widest * math.prod(_shape(op, case, values)))
+    else:
+        memory = Host(metas)
+    memory.fill(before)
+    return Call(values, before, memory)
+
+
+def _bytes_of(values: Tensors, metas: Sequence[TensorMeta]) -> list[torch.Tensor]:
+    """What the buffers are to hold: the values as they are laid out, and poison around them."""
+    contents = []
+    for value, meta in zip(values, metas, strict=True):
+        raw = torch.full((meta.nbytes,), POISON, dtype=torch.uint8, device=value.device)
+        view(raw, meta).copy_(value)
+        contents.append(raw)
+    return contents
+
+
+def _shape(op: Op, case: Case, values: Tensors) -> list[int]:
     """The result's shape, by running the reference on tensors without data."""
     with torch.device("meta"):
-        empty = tuple(torch.empty(t.shape, dtype=t.dtype) for t in call.values)
+        empty = tuple(torch.empty(t.shape, dtype=t.dtype) for t in values)
     return list(op.reference(*empty, **op.variants[case.variant].options).shape)
 
 
-def _contract(message: dict[str, Any], call: Call) -> str | None:
-    """What no call may do, whatever its values."""
+def _contract(message: dict[str, Any], call: Call, timed: bool = False) -> str | None:
+    """What no call may do, whatever its values. Timed calls have inputs of their own."""
     if message["aliases"]:
         return (
-            "aliasing: the result shares memory with an input; kernel_fn must return a new tensor"
+            f"aliasing: the result shares memory with {message['aliases']}; kernel_fn must return "
+            "a new tensor"
         )
     if message["device"] != call.values[0].device.type:
         return f"device: expected a result on {call.values[0].device.type}, got {message['device']}"
-    for i, (before, after) in enumerate(zip(call.before, call.shared, strict=True)):
+    places = [] if timed else call.memory.places
+    for i, (before, after) in enumerate(zip(call.before, places, strict=not timed)):
+        after = after.to(before.device)
         if not torch.equal(before, after):
             where = (before != after).nonzero().flatten()
             first = int(where[0])
@@ -184,14 +236,14 @@ def _contract(message: dict[str, Any], call: Call) -> str | None:
     return None
 
 
-def _same(got: torch.Tensor, first: torch.Tensor) -> oracle.Judged:
+def _same(got: torch.Tensor, first: torch.Tensor, what: str) -> oracle.Judged:
+    """Whether two results have the same bits; `what` says what it means if they have not."""
     bits, before = (t.contiguous().view(-1).view(torch.uint8) for t in (got, first))
     if torch.equal(bits, before):
         return oracle.Judged(0.0)
     differ = (got != first) & ~(got.isnan() & first.isnan())
     return oracle.Judged(
-        float("inf"),
-        f"not deterministic: {int(differ.sum())} of {got.numel()} elements differ between runs",
+        float("inf"), f"{what}: {int(differ.sum())} of {got.numel()} elements differ"
     )
 
 

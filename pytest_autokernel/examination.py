@@ -4,8 +4,9 @@ words that a reader can act on."""
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ class Examination:
             outcome.completed,
             outcome.worst,
             reason,
+            outcome.hybrid,
         )
         if reason:
             if check.stage == "smoke":
@@ -75,7 +77,9 @@ class Examination:
         if check.kind == "drawn":
             return self._drawn(check, amount)
         repeats = amount.repeats if check.kind == "repeat" else 1
-        return self.judge_.check(self.subject, self.op, check.case, check.relation, repeats)
+        return self.judge_.check(
+            self.subject, self.op, check.case, check.kind, check.relation, repeats
+        )
 
     def time(self, case: Case, item: pytest.Item) -> Timing:
         """Measure one case against the baselines; skips where there is nothing to time."""
@@ -114,8 +118,16 @@ class Examination:
         """The sizes that the source names, then what Hypothesis draws; a failure is shrunk."""
         case, integers = check.case, self.subject.integers
         worst, completed = 0.0, 0
+        hybrid: set[str] = set()
+        dtypes = self.op.dtypes[: amount.dtypes]
+        turn = self.judge_.settings.seed + dtypes.index(case.dtype)
         for special in strategies.special_cases(
-            self.op, case.dims, case.dtype, integers, case.seed
+            self.op,
+            case.dims,
+            case.dtype,
+            integers,
+            case.seed,
+            lambda size: (size + turn) % len(dtypes) == 0,
         ):
             fitted = plan.fit(self.op, special, self.target)
             if fitted is not None:
@@ -123,9 +135,13 @@ class Examination:
                 if outcome.verdict is not Verdict.PASS:
                     return outcome
                 worst, completed = max(worst, outcome.worst), completed + 1
+                hybrid |= set(outcome.hybrid)
         searched = self._searched(check, amount)
         return replace(
-            searched, worst=max(worst, searched.worst), completed=completed + searched.completed
+            searched,
+            worst=max(worst, searched.worst),
+            completed=completed + searched.completed,
+            hybrid=tuple(sorted({*searched.hybrid, *hybrid})),
         )
 
     def _searched(self, check: Check, amount: plan.Amount) -> Outcome:
@@ -151,7 +167,8 @@ class Examination:
             reason = f"only {completed} of {amount.drawn} drawn cases were completed"
             return Outcome(Verdict.FAIL, check.case, completed, reason=reason)
         worst = max(outcome.worst for outcome in outcomes.values())
-        return Outcome(Verdict.PASS, check.case, completed, worst)
+        hybrid = {name for outcome in outcomes.values() for name in outcome.hybrid}
+        return Outcome(Verdict.PASS, check.case, completed, worst, hybrid=tuple(sorted(hybrid)))
 
     def _words(self, outcome: Outcome) -> str:
         return f"{outcome.verdict}: {self.op.name} {outcome.case}: {outcome.reason}"
@@ -161,6 +178,8 @@ class Examination:
         words = [self.replay.format(nodeid=item.nodeid), f"--autokernel-seed {settings.seed}"]
         if settings.effort != "normal":
             words.append(f"--autokernel-effort {settings.effort}")
+        if settings.allow:
+            words.append(f"--autokernel-allow {shlex.quote(','.join(settings.allow))}")
         return f"replay: {' '.join(words)}"
 
     def _record(
@@ -173,6 +192,7 @@ class Examination:
         completed: int = 0,
         worst: float | None = None,
         reason: str | None = None,
+        hybrid: Sequence[str] = (),
     ) -> None:
         item.stash[RECORD] = {
             "kernel": self.about,
@@ -185,6 +205,7 @@ class Examination:
                 "completed": completed,
                 "worst": worst if worst is None or worst < 1e300 else None,
                 "reason": reason,
+                "hybrid": list(hybrid),
             },
         }
 

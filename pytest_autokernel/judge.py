@@ -9,21 +9,64 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_autokernel import policy
+from pytest_autokernel.channel import close
 from pytest_autokernel.gpu import Ceilings, Device, GpuSpec, find_spec, load_specs
 from pytest_autokernel.op import Case, Op
 from pytest_autokernel.ops import SHIPPED, load_op, op_files
-from pytest_autokernel.process import Died, Process, TimedOut
+from pytest_autokernel.plan import Kind
+from pytest_autokernel.process import Cell, Died, Nursery, TimedOut, spawn
+from pytest_autokernel.sandbox import Confinement, probe
 from pytest_autokernel.settings import Settings
-from pytest_autokernel.subjects import Place, Subject, well_formed
+from pytest_autokernel.subjects import Answer, Place, Subject, nursery_environment
 from pytest_autokernel.verdict import CandidateError, JudgeError, Outcome, Verdict
 
 COMPARISON_TIMEOUT_S = 600.0
+MOST_CACHED = 256  # texts whose compiled code is kept from run to run
 GPU_WORKING_SET = 2**31  # bytes: far beyond any L2 cache
+
+
+@dataclass(frozen=True)
+class HandedOver:
+    """What the worker is told of a call's inputs, and the descriptors that go with it."""
+
+    message: dict[str, Any]
+    fds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One exchange with the worker and the comparison of its result. `repeat` says what it
+    means where the result has other bits than the first; `refill` is the seed of contents that
+    the tensors are to have by then."""
+
+    call: int
+    message: dict[str, Any]
+    repeat: str = ""
+    refill: int | None = None
+
+
+def _steps(kind: Kind, case: Case, calls: int, repeats: int) -> list[Step]:
+    run = {"do": "run"}
+    if kind == "repeat":
+        again = {**run, "hold": True, "again": True, "noise": True}
+        return [
+            Step(0, {**run, "hold": True}),
+            *[Step(0, again, "not deterministic")] * (repeats - 1),
+            Step(0, {"do": "held"}, "an earlier result changed while later calls ran"),
+        ]
+    if kind == "renewed":
+        again = {**run, "hold": True, "again": True}
+        seeds = [derived_seed(case.seed, "renewed", str(n)) for n in range(2)]
+        return [Step(0, {**run, "hold": True}), *(Step(0, again, refill=seed) for seed in seeds)]
+    return [Step(number, run) for number in range(calls)]
 
 
 class Judge:
@@ -31,24 +74,27 @@ class Judge:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.confinement = _confinement(settings)
         self.files = op_files(settings.rootdir)
         self._ops: dict[str, Op] = {}
         self._ceilings: dict[tuple[str, int, str], Ceilings] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="autokernel-")
         self.folder = Path(self._folder.name)
         (self.folder / "comparison").mkdir()
-        self.comparison = Process(
-            "pytest_autokernel.comparison",
-            _comparison_environment(),
-            self.folder / "comparison",
-            trusted=True,
+        self.comparison = spawn(
+            "pytest_autokernel.comparison", _comparison_environment(), self.folder / "comparison"
         )
+        self._nurseries: dict[bool, Nursery] = {}
         import torch  # noqa: F401 - the ops need it, and here it is loaded while the process above does
 
+        if settings.cache:
+            _prune(settings.cache)
         self.gpu = self._gpu()
         self.spec = self._spec()
 
     def close(self) -> None:
+        for nursery in self._nurseries.values():
+            nursery.close()
         self.comparison.close()
         self._folder.cleanup()
 
@@ -59,65 +105,106 @@ class Judge:
         return self._ops[name]
 
     def check(
-        self, subject: Subject, op: Op, case: Case, relation: str | None = None, repeats: int = 1
+        self,
+        subject: Subject,
+        op: Op,
+        case: Case,
+        kind: Kind = "compare",
+        relation: str | None = None,
+        repeats: int = 1,
     ) -> Outcome:
-        """Judge one case: the result, or a relation of several, or `repeats` equal results."""
+        """Judge one case: its result; a relation of several; `repeats` equal results; or the
+        results for other contents of the same tensors."""
         completed, worst = 0, 0.0
+        operators: set[str] = set()
         with self.made(op, case, subject, relation) as (calls, options):
-            for number, (metas, fds) in enumerate(calls):
-                for repeat in range(repeats):
-                    try:
-                        message = {"do": "run", "inputs": metas, "options": options}
-                        reply, out = subject.ask(message, tuple(fds))
-                        reply = well_formed(reply, out)
-                    except CandidateError as error:
-                        return Outcome(error.verdict, case, completed, reason=error.reason)
-                    answer = self.compare(reply, out, number, repeat=repeat > 0)
-                    completed += 1
-                    worst = max(worst, answer["worst"])
-                    if not answer["ok"]:
-                        return Outcome(Verdict.FAIL, case, completed, worst, answer["reason"])
-            expected = len(calls) * repeats
-        if completed != expected or not completed:
-            raise JudgeError(f"{completed} calls were compared where {expected} were due")
-        return Outcome(Verdict.PASS, case, completed, worst)
+            steps = _steps(kind, case, len(calls), repeats)
+            for step in steps:
+                try:
+                    answer = self._take(step, subject, calls[step.call], options)
+                except CandidateError as error:
+                    return Outcome(error.verdict, case, completed, reason=error.reason)
+                fault = answer.fault(op, subject.file, self.settings.allow)
+                found = self.compare(answer, step.call, step.repeat)
+                completed += 1
+                worst = max(worst, found["worst"])
+                operators |= {name for name, _ in answer.operators}
+                if reason := found["reason"] or fault:
+                    return Outcome(Verdict.FAIL, case, completed, worst, reason)
+        if completed != len(steps) or not completed:
+            raise JudgeError(f"{completed} calls were compared where {len(steps)} were due")
+        used = tuple(policy.hybrid(operators, op.library))
+        return Outcome(Verdict.PASS, case, completed, worst, hybrid=used)
+
+    def _take(
+        self, step: Step, subject: Subject, call: HandedOver, options: dict[str, Any]
+    ) -> Answer:
+        """One step on the worker's side. Raises CandidateError."""
+        if step.refill is not None:
+            self.ask({"do": "refill", "seed": step.refill})
+        message = {**step.message, **call.message, "options": options}
+        return Answer.of(*subject.ask(message, call.fds))
 
     @contextlib.contextmanager
     def made(
         self, op: Op, case: Case, subject: Subject, relation: str | None = None
-    ) -> Iterator[tuple[list[tuple[list[dict[str, Any]], list[int]]], dict[str, Any]]]:
-        """A case's calls, each as metas and descriptors of its inputs, and their options."""
+    ) -> Iterator[tuple[list[HandedOver], dict[str, Any]]]:
+        """A case's calls, as what the worker is told of their inputs, and their options."""
         request = {
             "do": "make",
             "op": op.name,
             "file": str(self.files[op.name]),
             "case": case.to_json(),
             "device": subject.device,
+            "share": True,
             "relation": relation,
             "extra_units": int(subject.interpreted and case.dtype == "bf16"),
         }
         made, fds = self.ask(request)
         try:
             rest, calls = list(fds), []
-            for metas in made["calls"]:
-                calls.append((metas, rest[: len(metas)]))
-                rest = rest[len(metas) :]
+            for message in made["calls"]:
+                count = len(message["inputs"]) if rest else 0
+                calls.append(HandedOver(message, tuple(rest[:count])))
+                rest = rest[count:]
             yield calls, made["options"]
         finally:
-            for fd in fds:
-                os.close(fd)
+            close(fds)
+            subject.release()
 
     def compare(
-        self, reply: dict[str, Any], out: Sequence[int], number: int = 0, repeat: bool = False
+        self, answer: Answer, number: int = 0, repeat: str = "", timed: bool = False
     ) -> dict[str, Any]:
         """The comparison's answer about one result, whose descriptors it closes."""
+        about = {"call": number, "repeat": repeat, "timed": timed}
         try:
-            return self.ask(
-                {"do": "compare", "call": number, "repeat": repeat, **reply}, tuple(out)
-            )[0]
+            request = {"do": "compare", **about, **answer.message()}
+            return self.ask(request, answer.fds)[0]
         finally:
-            for fd in out:
-                os.close(fd)
+            close(answer.fds)
+
+    def compiled(self, sha256: str) -> Path:
+        """Where the processes of one text keep what they compile. No other text's process can
+        write there: a candidate can spoil its own cache only."""
+        folder = (self.settings.cache or self.folder) / sha256
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        return folder
+
+    def cell(self, folder: Path, cache: Path, gpu: bool) -> Cell | None:
+        """What a worker is confined to, unless the user has said that it is not to be."""
+        if self.confinement is None:
+            return None
+        named = [os.environ.get("CUDA_HOME"), *os.environ.get("LD_LIBRARY_PATH", "").split(":")]
+        libraries = [path for name in named if name and (path := Path(name)).is_absolute()]
+        readable = (Path(__file__).parent, *libraries)
+        return Cell(self.confinement, folder, readable, (cache,), gpu)
+
+    def nursery(self, interpreted: bool) -> Nursery:
+        """Where workers come from: Triton has to know from its import on whether it interprets."""
+        if interpreted not in self._nurseries:
+            self._nurseries[interpreted] = Nursery(nursery_environment(interpreted), self.folder)
+        return self._nurseries[interpreted]
 
     def ceilings(self, device: Place, nbytes: int, dtype: str, again: bool = False) -> Ceilings:
         """What the device reaches; on the CPU, whose caches are large beside a case, on a working
@@ -162,6 +249,27 @@ class Judge:
             return None
         folders = (SHIPPED / "gpu_specs", self.settings.rootdir / "gpu_specs")
         return find_spec(self.gpu, load_specs(folders))
+
+
+def _confinement(settings: Settings) -> Confinement | None:
+    if settings.sandbox == "off":
+        return None
+    system = probe()
+    if settings.sandbox == "require" and system.missing:
+        raise JudgeError(
+            f"--autokernel-sandbox=require: this system has {'; '.join(system.missing)}; "
+            "use auto to judge all the same"
+        )
+    return system
+
+
+def _prune(cache: Path) -> None:
+    """Forget what was compiled for texts that were not judged for long."""
+    if not cache.is_dir():
+        return
+    used = sorted((f for f in cache.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+    for folder in used[:-MOST_CACHED]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def derived_seed(seed: int, *words: str) -> int:

@@ -176,7 +176,8 @@ class Op:
     `reference(*inputs, **options)` computes in the dtype of its inputs; the oracle hands it
     float64. `baselines` are what a user would call instead; the first is the one to beat.
     `roof` says what bounds the op: copying memory, reading it, or arithmetic. The result has
-    the first input's dtype; where `fp32_result` is set it may be fp32 instead.
+    the first input's dtype; where `fp32_result` is set it may be fp32 instead. `library` are the
+    torch operators that a kernel may call and still be one, as `aten.NAME`.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Op:
     relations: Mapping[str, Relation] = field(default_factory=dict)
     dtypes: tuple[Dtype, ...] = DTYPES
     fp32_result: bool = False
+    library: frozenset[str] = frozenset()
 
     @property
     def extensions(self) -> tuple[str, ...]:

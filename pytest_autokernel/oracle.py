@@ -246,22 +246,52 @@ def _worst_place(
 
 
 def _kind(value: torch.Tensor, expected: torch.Tensor, bad: torch.Tensor) -> str:
+    """What a difference looks like: the first of these that fits."""
     if bool((value == 0).where(bad, True).all()):
         return "zeros where values belong"
     if bad.all() and bad.numel() > 1:
         ratio = (value / expected)[expected != 0]
         if ratio.numel() and float(ratio.std()) < 0.01 * abs(float(ratio.mean())):
             return f"scale: every element is {float(ratio.mean()):.4g} times the expected"
-        return "wrong everywhere"
+    if not bad.all() and (place := _place(bad)):
+        return place
+    if like := _dtype_like(value, expected, bad):
+        return f"dtype: errors of the size of {like}'s roundings"
+    return "wrong everywhere" if bad.all() and bad.numel() > 1 else "value"
+
+
+def _dtype_like(value: torch.Tensor, expected: torch.Tensor, bad: torch.Tensor) -> str | None:
+    """The precision in which many elements seem to have been kept, by the middle of their
+    relative errors: a rounding to `p` bits and a few operations after it leave 2^-p or so."""
+    relative = ((value - expected).abs() / expected.abs())[bad & (expected != 0)]
+    if relative.numel() < 32:
+        return None
+    middle, top = (float(relative.quantile(q)) for q in (0.5, 0.95))
+    if not middle > 0 or top > 8 * middle:
+        return None
+    sizes = {"fp16 or tf32": (-14.0, -9.4), "bf16": (-9.4, -6.4), "fp8": (-6.4, -3.8)}
+    found = (name for name, (low, high) in sizes.items() if low < math.log2(middle) <= high)
+    return next(found, None)
+
+
+def _place(bad: torch.Tensor) -> str | None:
+    """Where the wrong elements lie, if they are several and lie together."""
+    if int(bad.sum()) < 2:
+        return None
     if bad.dim() >= 1 and bad.shape[-1] > 1:
         columns = bad.reshape(-1, bad.shape[-1]).any(0).nonzero().flatten()
-        first = int(columns[0])
+        first, last = int(columns[0]), int(columns[-1])
         if first > 0 and bad[..., first:].all():
             return f"tail: all elements from {first} of {bad.shape[-1]} on along the last dim"
+        if first > 0 and first == last:
+            return f"boundary: only at {first} of {bad.shape[-1]} along the last dim"
+        for tile in (256, 128, 64, 32, 16):
+            if columns.numel() > 1 and bool((columns % tile == columns[0] % tile).all()):
+                return f"boundary: only every {tile} elements along the last dim, from {first} on"
     if bad.dim() >= 2 and bool((bad.any(-1) == bad.all(-1)).all()):
         rows = bad.any(-1)
         return f"whole rows: {int(rows.sum())} of {rows.numel()}"
-    return "value"
+    return None
 
 
 def compare_relation(

@@ -17,6 +17,7 @@ from pytest_autokernel.op import LAYOUTS, Case, Dims, Dtype, Op
 from pytest_autokernel.settings import Effort
 
 Stage = Literal["smoke", "shape_sweep", "numerical_stability", "determinism", "edge_cases"]
+Kind = Literal["compare", "repeat", "renewed", "relation", "drawn"]
 TargetName = Literal["cuda", "cpu", "interpreter"]
 STAGES: tuple[Stage, ...] = (
     "smoke",
@@ -73,7 +74,7 @@ class Check:
 
     stage: Stage
     case: Case
-    kind: Literal["compare", "repeat", "relation", "drawn"] = "compare"
+    kind: Kind = "compare"
     relation: str | None = None
     sized: bool = False
 
@@ -179,6 +180,7 @@ def _numerical_stability(op: Op, supports: frozenset[str], amount: Amount) -> It
 def _determinism(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Check]:
     for dtype in op.dtypes[: amount.dtypes]:
         yield Check("determinism", Case(op.timed[0], op.sizes[op.timed[0]], dtype), "repeat")
+        yield Check("determinism", Case("new_contents", _middle(op), dtype), "renewed")
 
 
 def _edge_cases(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Check]:

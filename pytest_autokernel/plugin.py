@@ -49,6 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("timeout", "SECONDS", "time limit of one call of a kernel, compilation included (60)"),
         ("memory", "GIB", "memory limit of a kernel's process (3/4 of the machine's)"),
         ("threads", "N", "CPU threads of a kernel (all)"),
+        ("sandbox", "auto|require|off", "what confines a kernel's process (auto: what there is)"),
+        ("cache", "DIR|none", "where compiled kernels are kept (~/.cache/pytest-autokernel)"),
+        ("allow", "NAMES", "torch operators, imports or launches of hybrids: aten.mm, aten.*"),
     ):
         group.addoption(f"--autokernel-{name}", metavar=choices, help=text)
         parser.addini(f"autokernel_{name}", help=text)

@@ -1,10 +1,11 @@
-"""A child process that answers messages: started, asked with a time limit, killed with all
-that it started. The judge's two helpers, worker and comparison, are such processes."""
+"""Child processes that answer messages: started, asked with a time limit, killed with all that
+they started. The comparison and the nursery are spawned; workers are forks of the nursery."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -12,12 +13,16 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from pytest_autokernel import strays
 from pytest_autokernel.channel import Channel, ChannelError
+from pytest_autokernel.sandbox import Confinement, SandboxError
 
 OUTPUT_KEPT = 4096  # bytes of a child's last words, for the report
+NURSERY_TIMEOUT_S = 120.0  # its start, with torch's and Triton's import on a busy machine
 
 
 class Died(Exception):
@@ -28,32 +33,25 @@ class TimedOut(Exception):
     """The process gave no answer in time and was killed."""
 
 
+class Child(Protocol):
+    """A process of ours, as far as its life goes."""
+
+    def poll(self, timeout_s: float = 0.0) -> int | None:
+        """Its exit status once it has ended (a signal's number, negated), else None."""
+
+    def kill(self) -> None:
+        """End it and its group, and wait until it is gone."""
+
+
 class Process:
-    """`python -I -m MODULE FD`, in a session of its own, with a message channel.
+    """A child with a message channel.
 
-    A `trusted` one writes bytecode, which the others only read: without it torch takes twice
-    as long to import, in every process.
-
-    Its standard output and error are read and dropped but for the last words, so that a
-    flood fills neither a pipe nor a disk.
+    Its standard output and error (`output`, a descriptor) are read and dropped but for the last
+    words, so that a flood fills neither a pipe nor a disk.
     """
 
-    def __init__(
-        self, module: str, env: Mapping[str, str], cwd: Path, trusted: bool = False
-    ) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-I" if trusted else "-IB", "-m", module, str(theirs.fileno())],
-                env=dict(env),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        self._channel = Channel(ours)
+    def __init__(self, child: Child, channel: Channel, output: int) -> None:
+        self._child, self._channel, self._output = child, channel, output
         self._ended: str | None = None
         self._words: deque[bytes] = deque(maxlen=2)
         self._reader = threading.Thread(target=self._drain, daemon=True)
@@ -61,7 +59,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        return self._popen.poll() is None
+        return self._ended is None and self._child.poll() is None
 
     def ask(
         self, message: dict[str, Any], fds: tuple[int, ...] = (), timeout_s: float | None = None
@@ -74,28 +72,27 @@ class Process:
             self._channel.send(message, fds)
             return self._channel.receive(timeout_s)
         except TimeoutError:
-            self._ended = f"gave no answer within {timeout_s:g} s and was killed"
-            self.close()
+            self._end(f"gave no answer within {timeout_s:g} s and was killed")
             raise TimedOut(self._ended) from None
         except ChannelError:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(timeout=5)
-            self._ended = self._cause()
-            self.close()
+            self._end(self._cause())
             raise Died(self._ended) from None
 
     def close(self) -> None:
         """Kill the process and its group, and wait until it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.wait()
+        self._end(self._ended or "was closed")
+
+    def _end(self, why: str) -> None:
+        self._ended = why
+        self._child.kill()
         self._reader.join(timeout=1)
         self._channel.close()
-        if self._popen.stdout:
-            self._popen.stdout.close()
+        with contextlib.suppress(OSError):
+            os.close(self._output)
+        self._output = -1
 
     def _cause(self) -> str:
-        code = self._popen.poll()
+        code = self._child.poll(timeout_s=5)
         if code is None:
             return "closed its channel while still running"
         if code < 0:
@@ -107,7 +104,163 @@ class Process:
         return f"{how}; its last words: {last.splitlines()[-1]:.300}" if last else how
 
     def _drain(self) -> None:
-        assert self._popen.stdout is not None
-        with contextlib.suppress(ValueError, OSError):
-            while chunk := os.read(self._popen.stdout.fileno(), OUTPUT_KEPT):
+        with contextlib.suppress(OSError):
+            while chunk := os.read(self._output, OUTPUT_KEPT):
                 self._words.append(chunk)
+
+
+def spawn(module: str, env: Mapping[str, str], cwd: Path) -> Process:
+    """`python -I -m MODULE FD`, in a session of its own. It runs our own code alone, and so may
+    write bytecode: without it torch takes twice as long to import, in every process."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        popen = subprocess.Popen(
+            [sys.executable, "-I", "-m", module, str(theirs.fileno())],
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+    assert popen.stdout is not None
+    output = os.dup(popen.stdout.fileno())
+    popen.stdout.close()
+    return Process(Spawned(popen), Channel(ours), output)
+
+
+class Spawned:
+    """A child of this process."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+
+    def poll(self, timeout_s: float = 0.0) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(timeout_s)
+        return None
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+
+
+class Nursery:
+    """A process that has imported torch, and Triton where it is installed, and nothing of any
+    candidate. Its forks are the workers: fresh, and there in milliseconds (nursery.py).
+
+    It is started by `start`, which does not wait for it.
+    """
+
+    def __init__(self, env: Mapping[str, str], cwd: Path) -> None:
+        self._env, self._cwd = env, cwd
+        self._process: Process | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        with self._lock:
+            self._started()
+
+    def fork(self, env: Mapping[str, str], cwd: Path, cell: Cell | None) -> Process:
+        """A new worker in `cwd`, with `env` on top of the nursery's environment, confined to
+        `cell` before it hears of anything else. Raises SandboxError."""
+        ours, theirs = socket.socketpair()
+        output, written = os.pipe()
+        message = {"do": "fork", "env": dict(env), "cwd": str(cwd)}
+        with theirs:
+            reply = self.ask(message, (theirs.fileno(), written))
+            os.close(written)
+        child = Forked(self, reply["pid"])
+        process = Process(child, Channel(ours), output)
+        if cell is not None:
+            _confine(process, child, cell)
+        return process
+
+    def ask(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
+        """One request at a time. Raises Died or TimedOut; the workers die with the nursery."""
+        with self._lock:
+            return self._started().ask(message, fds, NURSERY_TIMEOUT_S)[0]
+
+    def _started(self) -> Process:
+        if self._process is None or not self._process.alive:
+            self.close()
+            self._process = spawn("pytest_autokernel.nursery", self._env, self._cwd)
+        return self._process
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+
+
+def _confine(process: Process, child: Forked, cell: Cell) -> None:
+    """Have a worker confine itself, and hold what all that it will start can be ended by."""
+    leash, theirs = socket.socketpair()
+    with theirs:
+        try:
+            reply, _ = process.ask(cell.message(), (theirs.fileno(),), NURSERY_TIMEOUT_S)
+        except (Died, TimedOut) as error:
+            reply = {"error": {"message": str(error)}}
+    if "error" in reply:
+        leash.close()
+        process.close()
+        raise SandboxError(f"the sandbox could not be set up: {reply['error']['message']}")
+    if reply["warded"]:
+        child.leash = leash
+    else:
+        leash.close()
+    child.mark = strays.mark(child.pid) if cell.system.namespaces else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a worker is confined to: see sandbox.confine for each."""
+
+    system: Confinement
+    folder: Path
+    readable: tuple[Path, ...]
+    writable: tuple[Path, ...]
+    gpu: bool
+
+    def message(self) -> dict[str, Any]:
+        return {
+            "do": "confine",
+            "system": asdict(self.system),
+            "folder": str(self.folder),
+            "readable": [str(path) for path in self.readable],
+            "writable": [str(path) for path in self.writable],
+            "gpu": self.gpu,
+        }
+
+
+class Forked:
+    """A child of the nursery, which alone can wait for it: until then its number is its own."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self._nursery, self.pid = nursery, pid
+        self.leash: socket.socket | None = None
+        self.mark: int | None = None
+        self._pidfd = os.pidfd_open(pid)
+        self._status: int | None = None
+        self._gone = False
+
+    def poll(self, timeout_s: float = 0.0) -> int | None:
+        if self._status is None and self._has_ended(timeout_s):
+            self._status = self._nursery.ask({"do": "status", "pid": self.pid})["status"]
+        return self._status
+
+    def _has_ended(self, timeout_s: float) -> bool:
+        return bool(select.select([self._pidfd], [], [], timeout_s)[0])
+
+    def kill(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        if self.leash is not None:
+            strays.call_warden(self.leash)
+        with contextlib.suppress(Died, TimedOut):  # then it died with the nursery
+            self._status = self._nursery.ask({"do": "end", "pid": self.pid})["status"]
+        if self.mark is not None:
+            strays.kill_strays(self.mark)
+        os.close(self._pidfd)

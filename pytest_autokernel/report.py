@@ -47,6 +47,11 @@ class Report:
             f"torch {_version('torch')}, triton {_version('triton')}, effort {settings.effort}, "
             f"seed {settings.seed} (repeat with --autokernel-seed {settings.seed})",
         ]
+        confinement = self.judge.confinement
+        if confinement is None:
+            lines.append("sandbox off: a kernel's process can do whatever you can")
+        elif confinement.missing:
+            lines.append(f"sandbox incomplete: {'; '.join(confinement.missing)}")
         if own := overridden(settings.rootdir):
             lines.append(f"this repository's reference/ replaces our {', '.join(own)}")
         return [f"autokernel: {line}" for line in lines]
@@ -116,7 +121,8 @@ class Report:
                     "FAIL",
                     f"{len(missing)} of {len(self.expected[path])} checks have no result",
                 )
-        return {**kernel, "verdict": verdict, "reason": reason}
+        hybrid = sorted({name for item in items for name in item.get("hybrid", ())})
+        return {**kernel, "verdict": verdict, "reason": reason, "hybrid": hybrid}
 
     def write(self) -> None:
         """The report as a file, whole or not at all."""
@@ -203,6 +209,9 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
         name = kernel["path"]
         for extension in kernel.get("not_claimed", ()):
             by_reason.setdefault(f"extension {extension} not claimed", []).append(name)
+        if kernel["hybrid"]:
+            called = ", ".join(kernel["hybrid"])
+            by_reason.setdefault(f"hybrid, calls {called}", []).append(name)
         if kernel.get("left_out"):
             reason = f"cases left out, too large for {kernel['device']}"
             by_reason.setdefault(reason, []).append(f"{name} ({len(kernel['left_out'])})")

@@ -3,13 +3,18 @@
 A bench is one layout of buffers: inputs placed afresh behind random padding, the kernel
 warmed up, and on a GPU captured as a graph. The parent asks two benches in turn for bursts of
 samples (timing.py); nothing here compares.
+
+No timed call finds what the one before it found: before each, one element of an input is
+overwritten by another (`Pokes`), which the parent can follow. A kernel that kept an earlier
+result, or looks only at a part of its inputs to see whether they are new, gives a wrong one.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +33,21 @@ WARMUP_NS = 20_000_000
 MAX_PADDING = 8 * 2**20  # bytes; what moves a buffer to another place in caches and banks
 
 
+class Pokes:
+    """Which element of which input is overwritten by which, one after another: the same for the
+    same seed, on either side. Only floating-point inputs; of the others some must stay in range."""
+
+    def __init__(self, seed: int, inputs: Sequence[torch.Tensor]) -> None:
+        self._random = random.Random(seed)
+        self._sizes = [(n, t.numel()) for n, t in enumerate(inputs) if t.is_floating_point()]
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Input, the element that is written, and the one that is read, in row-major order."""
+        while True:
+            which, size = self._random.choice(self._sizes)
+            yield which, self._random.randrange(size), self._random.randrange(size)
+
+
 class CpuBench:
     """A kernel on the CPU: warm caches, threads and affinity as the worker was told."""
 
@@ -35,12 +55,14 @@ class CpuBench:
         self,
         kernel_fn: Callable[..., torch.Tensor],
         raws: Sequence[torch.Tensor],
-        metas: Sequence[TensorMeta],
         message: dict[str, Any],
     ) -> None:
         self.kernel_fn, self.options = kernel_fn, message["options"]
         self.padding = torch.empty(message["padding"] % MAX_PADDING, dtype=torch.uint8)
-        self.inputs = [view(raw.clone(), meta) for raw, meta in zip(raws, metas, strict=True)]
+        self.raws = [raw.clone() for raw in raws]
+        metas = [TensorMeta.from_json(m) for m in message["inputs"]]
+        self.inputs = [view(raw, meta) for raw, meta in zip(self.raws, metas, strict=True)]
+        self.bits = [_bits(raw, meta) for raw, meta in zip(self.raws, metas, strict=True)]
         self.output = self._call()
         spent, calls = 0, 0
         start = _now_ns()
@@ -53,15 +75,33 @@ class CpuBench:
     def facts(self) -> dict[str, Any]:
         return {"calls": self.calls, "captured": False, "peak_bytes": None, "floor_us": None}
 
-    def samples(self, count: int) -> list[float]:
+    def samples(self, count: int, seed: int) -> list[float]:
         """`count` samples in microseconds per call."""
+        pokes = iter(Pokes(seed, self.inputs))
         taken = []
         for _ in range(count):
+            drawn = [(self.bits[n], to, of) for n, to, of in take(pokes, self.calls)]
             start = _now_ns()
-            for _ in range(self.calls):
+            for bits, to, of in drawn:
+                bits[to] = bits[of]
                 self.output = self._call()
             taken.append((_now_ns() - start) / self.calls / 1e3)
         return taken
+
+    def refill(self, raws: Sequence[torch.Tensor]) -> None:
+        """Other contents, in the same tensors."""
+        for mine, raw in zip(self.raws, raws, strict=True):
+            mine.copy_(raw)
+
+    def span(self, count: int, empty: bool) -> None:
+        """`count` calls for the parent's clock; `empty` leaves out the calls themselves."""
+        for _ in range(0 if empty else count):
+            self.output = self._call()
+
+    def launched(self) -> list[str]:
+        """There are no launches to see here."""
+        self.output = self._call()
+        return []
 
     def _call(self) -> torch.Tensor:
         return self.kernel_fn(*self.inputs, **self.options)
@@ -75,7 +115,6 @@ class CudaBench:
         self,
         kernel_fn: Callable[..., torch.Tensor],
         raws: Sequence[torch.Tensor],
-        metas: Sequence[TensorMeta],
         message: dict[str, Any],
     ) -> None:
         torch.cuda.synchronize()
@@ -84,7 +123,9 @@ class CudaBench:
         self.padding = torch.empty(
             message["padding"] % MAX_PADDING, dtype=torch.uint8, device="cuda"
         )
-        self.inputs = [view(raw.cuda(), meta) for raw, meta in zip(raws, metas, strict=True)]
+        metas = [TensorMeta.from_json(m) for m in message["inputs"]]
+        self.raws = [raw.to("cuda", copy=True) for raw in raws]
+        self.inputs = [view(raw, meta) for raw, meta in zip(self.raws, metas, strict=True)]
         self.clear = torch.empty(message["clear_bytes"], dtype=torch.uint8, device="cuda")
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -92,7 +133,7 @@ class CudaBench:
         torch.cuda.synchronize()
         self.peak_bytes = torch.cuda.max_memory_allocated() - before
         self.graph = self._capture()
-        self.samples(3)
+        self._samples(3, iter([]))
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -102,19 +143,62 @@ class CudaBench:
             "floor_us": self._floor_us(),
         }
 
-    def samples(self, count: int) -> list[float]:
+    def samples(self, count: int, seed: int) -> list[float]:
         """`count` samples in microseconds per call."""
+        return self._samples(count, iter(Pokes(seed, self.inputs)))
+
+    def _samples(self, count: int, pokes: Iterator[tuple[int, int, int]]) -> list[float]:
         events = [(_Event(enable_timing=True), _Event(enable_timing=True)) for _ in range(count)]
         for start, end in events:
-            self.clear.zero_()
-            start.record()
-            if self.graph is None:
-                self.output = self._call()
-            else:
-                self.graph.replay()
-            end.record()
+            for n, to, of in take(pokes, 1):
+                flat = self.inputs[n].view(-1)
+                flat[to : to + 1].copy_(flat[of : of + 1])
+            self._once(start, end)
         torch.cuda.synchronize()
         return [start.elapsed_time(end) * 1e3 for start, end in events]
+
+    def refill(self, raws: Sequence[torch.Tensor]) -> None:
+        """Other contents, in the same tensors."""
+        for mine, raw in zip(self.raws, raws, strict=True):
+            mine.copy_(raw)
+
+    def span(self, count: int, empty: bool) -> None:
+        """`count` calls as they are sampled, for the parent's clock; `empty` leaves out the calls
+        themselves, so that the difference is theirs."""
+        for _ in range(count):
+            self._forget()
+            if not empty:
+                self._play()
+        torch.cuda.synchronize()
+
+    def launched(self) -> list[str]:
+        """The names of the GPU kernels that one call launches."""
+        from torch.profiler import ProfilerActivity, profile
+
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
+            self.output = self._call()
+            torch.cuda.synchronize()
+        events = [event for event in seen.events() if event.device_type.name == "CUDA"]
+        return sorted({event.name for event in events})
+
+    def _once(self, start: torch.cuda.Event, end: torch.cuda.Event) -> None:
+        self._forget()
+        start.record()
+        self._play()
+        end.record()
+
+    def _forget(self) -> None:
+        """Poison the result that the graph writes to, and clear the L2 cache."""
+        if self.graph is not None and self.output.is_floating_point():
+            self.output.fill_(float("nan"))
+        self.clear.zero_()
+
+    def _play(self) -> None:
+        if self.graph is None:
+            self.output = self._call()
+        else:
+            self.graph.replay()
 
     def _call(self) -> torch.Tensor:
         return self.kernel_fn(*self.inputs, **self.options)
@@ -146,6 +230,26 @@ class CudaBench:
             torch.cuda.synchronize()
             readings.append(start.elapsed_time(end) * 1e3)
         return statistics.median(readings)
+
+
+def take(pokes: Iterator[tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:
+    return [poke for _, poke in zip(range(count), pokes, strict=False)]
+
+
+def poked(values: Sequence[torch.Tensor], seed: int, count: int) -> None:
+    """Change `values` as `count` timed calls with this seed did."""
+    for n, to, of in take(iter(Pokes(seed, values)), count):
+        flat = values[n].view(-1)
+        flat[to : to + 1].copy_(flat[of : of + 1])
+
+
+def _bits(raw: torch.Tensor, meta: TensorMeta) -> memoryview[int]:
+    """The elements of a contiguous tensor in `raw` as integers, which Python moves in some
+    60 ns; torch takes twenty times as long."""
+    itemsize: int = getattr(torch, meta.dtype).itemsize
+    kind: Any = {1: "B", 2: "H", 4: "I", 8: "Q"}[itemsize]
+    buffer: Any = raw.numpy()  # which it is; its stubs say so from Python 3.12 on alone
+    return memoryview(buffer).cast(kind)[meta.offset :]
 
 
 def measure_ceilings(device: str, nbytes: int, dtype: str, cpus: Sequence[int]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import pytest
 
 Device = Literal["auto", "cuda", "cpu"]
 Effort = Literal["quick", "normal", "thorough"]
+Sandbox = Literal["auto", "require", "off"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Settings:
     """What the judge is told. Times in seconds, memory in bytes.
 
     `seed` is drawn afresh for each run unless given. `baseline` is a kernel file to be
-    compared with, already resolved from a git revision where one was named."""
+    compared with, already resolved from a git revision where one was named. `allow` are patterns
+    of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
+    compiled code from run to run; without one it is kept for this run alone."""
 
     rootdir: Path
     seed: int
@@ -30,6 +33,9 @@ class Settings:
     cpus: tuple[int, ...]
     baseline: str | None
     json: Path | None
+    allow: tuple[str, ...] = ()
+    cache: Path | None = None
+    sandbox: Sandbox = "auto"
 
     @staticmethod
     def from_config(config: pytest.Config) -> Settings:
@@ -53,12 +59,23 @@ class Settings:
             cpus=cpus[:threads],
             baseline=config.getoption("autokernel_baseline"),
             json=Path(json).absolute() if json else None,
+            allow=tuple(option("allow", "").replace(",", " ").split()),
+            cache=_cache(option("cache", "")),
+            sandbox=_choice("sandbox", option("sandbox", "auto"), get_args(Sandbox)),
         )
 
 
 def _default_memory_gb() -> float:
     """Three quarters of the machine's memory."""
     return 0.75 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _cache(named: str) -> Path | None:
+    if named == "none":
+        return None
+    home = os.environ.get("XDG_CACHE_HOME")
+    root = Path(home) if home else Path.home() / ".cache"
+    return Path(named).absolute() if named else root / "pytest-autokernel"
 
 
 def _choice(name: str, value: str, known: tuple[Any, ...]) -> Any:

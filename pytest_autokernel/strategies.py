@@ -60,14 +60,21 @@ def cases(
 
 
 def special_cases(
-    op: Op, dims: Dims, dtype: Dtype, integers: Iterable[int], seed: int
+    op: Op,
+    dims: Dims,
+    dtype: Dtype,
+    integers: Iterable[int],
+    seed: int,
+    share: Callable[[int], bool],
 ) -> Iterator[Case]:
-    """Around each integer of the kernel's source, each dim in turn: a kernel that treats one
-    size apart is met at that size for certain, not by luck."""
-    around = sorted({n + d for n in integers for d in (-1, 0, 1)})
+    """At each integer of the kernel's source, each dim in turn: a kernel that treats one size
+    apart is met at that size for certain, not by luck. The sizes beside it are met in one dtype
+    only: `share` says which are this one's."""
+    around = {n + d: d for d in (-1, 1) for n in integers} | dict.fromkeys(integers, 0)
     for dim in op.dims:
-        for size in around:
-            if dim.low <= size <= dim.high and (not dim.choices or size in dim.choices):
+        for size, beside in sorted(around.items()):
+            possible = dim.low <= size <= dim.high and (not dim.choices or size in dim.choices)
+            if possible and (not beside or share(size)):
                 yield Case("special", {**dims, dim.name: size}, dtype, seed=seed + size)
 
 

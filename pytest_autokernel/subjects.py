@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pytest_autokernel import policy
 from pytest_autokernel.candidate import KernelFile
 from pytest_autokernel.channel import TensorMeta, close
+from pytest_autokernel.op import Op
 from pytest_autokernel.plan import TargetName
 from pytest_autokernel.process import Died, Process, TimedOut
 from pytest_autokernel.verdict import CandidateError, Verdict
@@ -33,6 +37,10 @@ class Subject(Protocol):
     integers: frozenset[int]
     supports: frozenset[str]
 
+    @property
+    def file(self) -> KernelFile | None:
+        """The kernel file, where there is one."""
+
     def ask(
         self, message: dict[str, Any], fds: tuple[int, ...] = ()
     ) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -44,6 +52,9 @@ class Subject(Protocol):
     def start(self) -> None: ...
 
     def load(self) -> None: ...
+
+    def release(self) -> None:
+        """Let go of a case's inputs, whose memory is about to be another's."""
 
     def close(self) -> None: ...
 
@@ -70,6 +81,10 @@ class WorkerSubject:
         self.target: TargetName = "interpreter" if self.interpreted else self.device
         self._process: Process | None = None
 
+    @property
+    def file(self) -> KernelFile:
+        return self.kernel
+
     def fresh(self) -> WorkerSubject:
         return WorkerSubject(self.judge, self.kernel, self.device, self.baseline)
 
@@ -88,17 +103,22 @@ class WorkerSubject:
         folder = Path(tempfile.mkdtemp(prefix="worker-", dir=self.judge.folder))
         copy = folder / self.kernel.path.name
         copy.write_text(self.kernel.text, encoding="utf-8")
-        # Compiled code is shared by the processes of one text and by nobody else: a candidate
-        # can spoil its own cache only.
-        cache = self.judge.folder / f"cache-{self.kernel.sha256}"
-        cache.mkdir(exist_ok=True)
-        env = worker_environment(folder, cache, self.interpreted)
-        self._process = Process("pytest_autokernel.worker", env, folder)
+        cache = self.judge.compiled(self.kernel.sha256)
         self._folder, self._copy = folder, copy
+        cell = self.judge.cell(folder, cache, gpu=self.device == "cuda")
+        nursery = self.judge.nursery(self.interpreted)
+        self._process = nursery.fork(worker_environment(folder, cache), folder, cell)
 
     def load(self) -> None:
-        """Have the process import torch and run the kernel file."""
+        """Have the process run the kernel file."""
         settings = self.judge.settings
+        imports = () if self.baseline else self.kernel.imports
+        if foreign := policy.foreign_imports(imports, settings.allow):
+            raise CandidateError(
+                Verdict.FAIL,
+                f"imports {', '.join(foreign)}: a kernel computes by itself, with torch and triton "
+                f"alone; --autokernel-allow {foreign[0]} accepts it as a hybrid",
+            )
         message = {
             "do": "load",
             "path": str(self._copy),
@@ -108,7 +128,17 @@ class WorkerSubject:
             "memory_bytes": settings.memory_bytes,
             "cpus": list(settings.cpus),
         }
-        self._ask(message, (), self.judge.settings.timeout_s + START_S)
+        reply, _ = self._ask(message, (), self.judge.settings.timeout_s + START_S)
+        if changed := reply.get("changed"):
+            self.close()
+            raise CandidateError(
+                Verdict.FAIL, f"global state: loading the file changed {words_of(changed)}"
+            )
+
+    def release(self) -> None:
+        if self._process is not None and self._process.alive:
+            with contextlib.suppress(CandidateError):  # it died after its last answer
+                self._ask({"do": "release"}, (), self.judge.settings.timeout_s)
 
     def _ask(
         self, message: dict[str, Any], fds: tuple[int, ...], timeout_s: float
@@ -146,6 +176,7 @@ class LocalSubject:
 
     interpreted = False
     integers: frozenset[int] = frozenset()
+    file = None
 
     def __init__(self, judge: Judge, fn: Callable[..., Any], supports: frozenset[str]) -> None:
         self.device: Place = "cuda" if judge.gpu else "cpu"
@@ -155,6 +186,9 @@ class LocalSubject:
 
     def fresh(self) -> LocalSubject:
         return self
+
+    def release(self) -> None:
+        self._worker.release({}, ())
 
     def ask(
         self, message: dict[str, Any], fds: tuple[int, ...] = ()
@@ -171,17 +205,13 @@ class LocalSubject:
         """Nothing to end."""
 
 
-def worker_environment(folder: Path, cache: Path, interpreted: bool) -> dict[str, str]:
-    """The whole environment of a worker: no secret of the user's can be in it."""
+def nursery_environment(interpreted: bool) -> dict[str, str]:
+    """The whole environment of a nursery, and so of its workers: no secret of the user's can be
+    in it."""
     kept = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CXX")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     env |= {
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
         "LANG": "C.UTF-8",
-        "TRITON_CACHE_DIR": str(cache / "triton"),
-        "CUDA_CACHE_PATH": str(cache / "cuda"),
-        "AUTOKERNEL_CACHE_DIR": str(cache / "compiled"),
         # A contender's idle threads sleep; spinning ones would slow the one whose turn it is.
         "OMP_WAIT_POLICY": "passive",
         # Freed memory stays with the process, as on a GPU; else each timed call on the CPU
@@ -192,16 +222,69 @@ def worker_environment(folder: Path, cache: Path, interpreted: bool) -> dict[str
     return env | ({"TRITON_INTERPRET": "1"} if interpreted else {})
 
 
-def well_formed(reply: dict[str, Any], out: Sequence[int]) -> dict[str, Any]:
-    """The parts of a worker's reply that are passed on, or a CandidateError."""
-    try:
-        meta = TensorMeta.from_json(reply["result"])
-        (_,) = out
-        return {
-            "result": meta.to_json(),
-            "device": str(reply["device"]),
-            "aliases": bool(reply["aliases"]),
-        }
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        close(out)
-        raise CandidateError(Verdict.FAIL, f"returned no well-formed result: {error!r}") from None
+def worker_environment(folder: Path, cache: Path) -> dict[str, str]:
+    """What a worker has beside that: places to write, all of them its own."""
+    return {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "CUDA_CACHE_PATH": str(cache / "cuda"),
+        "AUTOKERNEL_CACHE_DIR": str(cache / "compiled"),
+    }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A worker's reply to a call, with the parts that are passed on in the form that they must
+    have; all of it is the worker's own word but for the values."""
+
+    result: dict[str, Any]
+    device: str
+    aliases: str | None
+    operators: list[tuple[str, Any]]
+    outside: str | None
+    changed: list[str]
+    fds: tuple[int, ...]
+
+    @staticmethod
+    def of(reply: dict[str, Any], out: tuple[int, ...]) -> Answer:
+        """Raises CandidateError for a reply that is none."""
+        try:
+            meta = TensorMeta.from_json(reply["result"])
+            if len(out) > 1:
+                raise ValueError(f"{len(out)} buffers")
+            return Answer(
+                meta.to_json(),
+                str(reply["device"]),
+                _text(reply["aliases"]),
+                [(str(name)[:200], line) for name, line in reply.get("operators", ())],
+                _text(reply.get("outside")),
+                [str(change)[:200] for change in reply.get("changed", ())],
+                out,
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            close(out)
+            reason = f"returned no well-formed result: {error!r}"
+            raise CandidateError(Verdict.FAIL, reason) from None
+
+    def message(self) -> dict[str, Any]:
+        """What the comparison is told of it."""
+        return {"result": self.result, "device": self.device, "aliases": self.aliases}
+
+    def fault(self, op: Op, kernel: KernelFile | None, allowed: Sequence[str]) -> str | None:
+        """What the call did that no kernel may, whatever its values."""
+        if self.outside:
+            return f"write outside: {self.outside}"
+        if self.changed:
+            return f"global state: the call changed {words_of(self.changed)}"
+        name = kernel.path.name if kernel else ""
+        return policy.refusal(self.operators, op.library, allowed, name)
+
+
+def words_of(changes: Sequence[object]) -> str:
+    return "; ".join(str(change)[:200] for change in changes[:3])
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)[:200]

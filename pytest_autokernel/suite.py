@@ -45,6 +45,7 @@ shape_sweep = numerical_stability = determinism = edge_cases = smoke
 
 
 @pytest.mark.benchmark(timer=REPLAY, group="roofline")
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # nor is it, on a failure
 def roofline(
     kernel: examination.Examination,
     case: Case,

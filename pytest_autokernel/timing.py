@@ -20,8 +20,9 @@ from pytest_autokernel import baselines, decide, gpu
 from pytest_autokernel.channel import close
 from pytest_autokernel.judge import Judge, derived_seed
 from pytest_autokernel.op import ITEMSIZE, Case, Op
-from pytest_autokernel.subjects import Subject, well_formed
+from pytest_autokernel.subjects import Subject
 from pytest_autokernel.verdict import CandidateError, Verdict
+from pytest_autokernel.witness import Witness
 
 BLOCKS_PER_ROUND = 6  # twice as many later on: starting processes costs seconds
 BURSTS = 4
@@ -123,7 +124,7 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     taken = [us for block in samples.blocks for us in block[KERNEL]]
     time_us = statistics.median(taken)
     roofline, sheet = session.roofline(time_us), session.sheet(time_us)
-    fault = _too_fast(roofline, sheet, judge.spec)
+    fault = _too_fast(roofline, sheet, judge.spec) or session.clock_fault(time_us, samples.facts)
     if trial is not None:
         comparisons[baselines.USERS] = _decided(trial)
         fault = fault or _slower(trial)
@@ -161,6 +162,7 @@ class Session:
         self.clear_bytes = _clear_bytes(judge) if subject.device == "cuda" else 0
         self.rounds = 0
         self.random = random.Random(derived_seed(judge.settings.seed, "timing", case.id))
+        self.witness = Witness(judge, op, self._seed)
 
     def tried(self, rule: decide.Rule) -> tuple[decide.Trial, Samples]:
         """The kernel against the user's baseline until the rule is satisfied. The op's own
@@ -180,6 +182,10 @@ class Session:
         for blocks in _rounds(rule.looks[0], first=True):
             self._round(samples, blocks, list(self.others))
         return None, samples
+
+    def clock_fault(self, time_us: float, facts: Mapping[str, Any]) -> str | None:
+        """What is wrong with the worker's clock."""
+        return self.witness.clock_fault(time_us, self.subject.device == "cpu" or facts["captured"])
 
     def roofline(self, time_us: float) -> gpu.Roofline:
         """The share of the measured roof. What cannot be is looked at again, not believed."""
@@ -209,22 +215,23 @@ class Session:
             self._contenders(others) as contenders,
             self.judge.made(self.op, case, self.subject) as (calls, options),
         ):
-            metas, fds = calls[0]
+            call = calls[0]
             for _ in range(blocks):
                 for name, contender in contenders.items():
                     message = {
                         "do": "prepare",
-                        "inputs": metas,
+                        **call.message,
                         "options": options,
                         "padding": self.random.getrandbits(32),
                         "clear_bytes": self.clear_bytes,
                     }
-                    facts, out = contender.ask(message, tuple(fds))
+                    facts, out = contender.ask(message, call.fds)
                     close(out)
                     if name == KERNEL:
                         samples.facts = _facts(facts)
+                        self.witness.prepared(samples.facts)
                 samples.blocks.append(self._block(contenders))
-            self._check_result(contenders[KERNEL])
+            self.witness.examine(contenders[KERNEL], statistics.median(samples.blocks[-1][KERNEL]))
 
     def _block(self, contenders: Mapping[str, Subject]) -> dict[str, list[float]]:
         """Bursts in turn, the order rotated and reversed, so that no one always comes first."""
@@ -234,18 +241,15 @@ class Session:
             shift = burst // 2 % len(names)
             order = names[shift:] + names[:shift]
             for name in order if burst % 2 == 0 else reversed(order):
-                reply, _ = contenders[name].ask({"do": "burst", "count": SAMPLES_PER_BURST})
-                taken[name] += _samples(reply)
+                seed = self._seed()
+                request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": seed}
+                taken[name] += _samples(contenders[name].ask(request)[0])
+                if name == KERNEL:
+                    self.witness.saw(seed, SAMPLES_PER_BURST)
         return taken
 
-    def _check_result(self, kernel: Subject) -> None:
-        """What the last timed call left must be right: timed calls do the whole work."""
-        reply, out = kernel.ask({"do": "burst", "count": 1, "result": True})
-        answer = self.judge.compare(well_formed(reply, out), out)
-        if not answer["ok"]:
-            raise CandidateError(
-                Verdict.FAIL, f"the result of a timed call is wrong: {answer['reason']}"
-            )
+    def _seed(self) -> int:
+        return self.random.getrandbits(48)
 
     @contextlib.contextmanager
     def _contenders(self, others: Sequence[str]) -> Iterator[dict[str, Subject]]:

@@ -20,13 +20,15 @@ class Verdict(StrEnum):
 @dataclass(frozen=True)
 class Outcome:
     """What judging a case came to. `worst` is the largest error as a share of its allowance;
-    `completed` counts the calls that were made and compared."""
+    `completed` counts the calls that were made and compared. `hybrid` are the torch operators
+    that the kernel called by the user's permission."""
 
     verdict: Verdict
     case: Case
     completed: int
     worst: float = 0.0
     reason: str | None = None
+    hybrid: tuple[str, ...] = ()
 
 
 class JudgeError(Exception):

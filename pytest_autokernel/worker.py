@@ -1,40 +1,48 @@
 """The candidate's own process: it loads one kernel file, runs it when asked, and hands back
 raw data. Nothing that it says is a verdict.
 
-Started as `python -I -m pytest_autokernel.worker FD` with an almost empty environment. The
-parent sets the time limit and kills; this side sets the limits that a process sets itself.
+A fork of the nursery (nursery.py), with an almost empty environment. The parent sets the time
+limit and kills; this side confines itself, and sets the limits that a process sets itself.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
-import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_autokernel.channel import Channel, ChannelError, TensorMeta, mapped, pack, view
+from pytest_autokernel.channel import Channel, ChannelError, pack
 
-PR_SET_PDEATHSIG = 1
+if TYPE_CHECKING:
+    import torch
 
+    from pytest_autokernel.handover import Received, Receiver
 
 Reply = tuple[dict[str, Any], tuple[int, ...]]
 
+PAUSE_CYCLES = 2_000_000  # of the GPU before a call: about a millisecond
+HELD_BYTES = 2 * 2**30  # of earlier results, at most
+
 
 class Worker:
-    """What runs a kernel: the callable, and the bench of its timed calls."""
+    """What runs a kernel: the callable, its inputs, and the bench of its timed calls.
+
+    A callable that is given is the user's own, in the user's process: it is not audited."""
 
     def __init__(self, kernel_fn: Callable[..., Any] | None = None, device: str = "cpu") -> None:
         self.kernel_fn = kernel_fn or _nothing_loaded
         self.kernel_path = ""
         self.device = device
+        self.audited = False
         self.bench: Any = None
+        self.receiver: Receiver | None = None
+        self.received: Received | None = None
+        self.held: list[torch.Tensor] = []
 
     def serve(self, channel: Channel) -> None:
         """Answer requests until the parent is gone."""
@@ -55,85 +63,229 @@ class Worker:
 
     def handle(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         handlers = {
+            "confine": self.confine,
             "load": self.load,
             "run": self.run,
+            "held": self.first_held,
+            "release": self.release,
             "prepare": self.prepare,
             "burst": self.burst,
+            "span": self.span,
+            "launched": self.launched,
         }
         return handlers[message["do"]](message, fds)
 
+    def confine(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """Give up what a candidate must not reach; before anything else. `fds` is the leash."""
+        from pytest_autokernel import nursery, sandbox, strays
+
+        system = sandbox.Confinement(**message["system"])
+        readable, writable = ([Path(p) for p in message[k]] for k in ("readable", "writable"))
+        sandbox.confine(
+            system,
+            Path(message["folder"]),
+            readable=readable,
+            writable=writable,
+            gpu=message["gpu"],
+        )
+        warded = system.landlock >= sandbox.SIGNALS_FROM_ABI
+        if warded:
+            strays.leave_warden(system, socket.socket(fileno=os.dup(fds[0])))
+        nursery.die_with_parent()  # new credentials end that
+        return {"warded": warded}, ()
+
     def load(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """Set the limits, import torch, and only then run the kernel file."""
+        """Set the limits, and only then run the kernel file; `changed` is the global state that
+        it changed."""
         _limit_memory(message["memory_bytes"])
         os.sched_setaffinity(0, message["cpus"])
         import torch
 
-        from pytest_autokernel import sampling  # noqa: F401 - takes its clocks before the kernel file runs
+        from pytest_autokernel import audit
 
         torch.set_num_threads(len(message["cpus"]))
         self.device = message["device"]
         if self.device == "cuda":
-            torch.cuda.init()
+            torch.zeros(1, device="cuda")
         self.kernel_path = message["path"]
         if message["baseline"]:
             from pytest_autokernel.ops import load_op
 
             op = load_op(message["op"], {message["op"]: Path(message["path"])})
             self.kernel_fn = op.baselines[message["baseline"]]
-        else:
-            from pytest_autokernel.candidate import load
+            return {"changed": []}, ()
+        from pytest_autokernel.candidate import load
 
-            self.kernel_fn = load(Path(message["path"]))
-        return {"ok": True}, ()
+        self.audited = True
+        audit.install()
+        before = audit.State(self.device)
+        self.kernel_fn = load(Path(message["path"]))
+        return {"changed": before.changes(audit.State(self.device))}, ()
 
     def run(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """One call on fresh inputs. Their buffers go back as the call left them."""
-        metas, raws = _buffers(message, fds)
-        # On the CPU the kernel works in the shared buffers themselves; a GPU has its own.
-        local = [raw.to(self.device) for raw in raws]
-        inputs = [view(raw, meta) for raw, meta in zip(local, metas, strict=True)]
-        reply = returned(self.kernel_fn(*inputs, **message["options"]), inputs)
-        if self.device != "cpu":
-            for raw, back in zip(raws, local, strict=True):
-                raw.copy_(back)
-        return reply
+        """One call. `again` has it find other contents in the very tensors of the last call;
+        `hold` keeps its result, so that the next ones have to lie elsewhere; `noise` has the GPU
+        do other work at the same time."""
+        if not message.get("again"):
+            self._receive(message, fds)
+        received = self.received
+        assert received is not None
+        if self.device == "cpu":
+            return self._call(received, message)
+        if message.get("noise"):
+            _make_noise()
+        _move_into_place(received)
+        answer = self._call(received, message)
+        if received.room is None:  # through host memory
+            for source, place in zip(received.sources, received.places, strict=True):
+                source.copy_(place)
+        return answer
+
+    def _call(self, received: Received, message: dict[str, Any]) -> Reply:
+        if not self.audited:
+            result = self.kernel_fn(*received.inputs, **message["options"])
+            return self._returned(result, received, message)
+        from pytest_autokernel.audit import State, Watch
+
+        before = State(self.device)
+        with Watch(self.kernel_path) as watch:
+            result = self.kernel_fn(*received.inputs, **message["options"])
+        reply, out = self._returned(result, received, message)
+        reply["operators"] = list(watch.operators)
+        reply["outside"] = watch.outside()
+        reply["changed"] = before.changes(State(self.device))
+        return reply, out
+
+    def _returned(self, result: Any, received: Received, message: dict[str, Any]) -> Reply:
+        aliases = shared_with(result, received.inputs, self.held)
+        if message.get("hold"):
+            kept = sum(t.numel() * t.element_size() for t in self.held)
+            if kept < HELD_BYTES:
+                self.held.append(result)
+        return handed_back(result, aliases, received.room)
+
+    def first_held(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """The first held result once more, as it is by now."""
+        assert self.received is not None
+        return handed_back(self.held[0], None, self.received.room)
+
+    def release(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """Let go of inputs and results."""
+        self.held, self.received = [], None
+        if self.receiver is not None:
+            self.receiver.release()
+        return {"ok": True}, ()
+
+    def _receive(self, message: dict[str, Any], fds: Sequence[int]) -> Received:
+        from pytest_autokernel.handover import Receiver
+
+        self.release(message, fds)
+        self.receiver = self.receiver or Receiver()
+        self.received = self.receiver.receive(message, fds, self.device)
+        return self.received
 
     def prepare(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """A fresh layout of buffers for the timed calls; see sampling.py."""
         from pytest_autokernel import sampling
 
-        metas, raws = _buffers(message, fds)
         self.bench = None
+        received = self._receive(message, fds)
         maker = sampling.CudaBench if self.device == "cuda" else sampling.CpuBench
-        self.bench = maker(self.kernel_fn, raws, metas, message)
+        self.bench = maker(self.kernel_fn, received.sources, message)
         return self.bench.facts(), ()
 
     def burst(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """Some samples in microseconds; with `result`, also what the last timed call left."""
-        samples = self.bench.samples(message["count"])
+        """Some samples in microseconds; `refill` puts other contents into the inputs first, and
+        with `result` what the last timed call left is handed back too."""
+        assert self.received is not None
+        if message.get("refill"):
+            self.bench.refill(self.received.sources)
+        samples = self.bench.samples(message["count"], message["seed"])
         if not message.get("result"):
             return {"samples_us": samples}, ()
-        reply, out = returned(self.bench.output, self.bench.inputs)
+        reply, out = self._timed_result()
         return {"samples_us": samples, **reply}, out
 
+    def span(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """Timed calls for the parent's clock."""
+        self.bench.span(message["count"], message["empty"])
+        return {"ok": True}, ()
 
-def returned(result: Any, inputs: Sequence[Any]) -> Reply:
-    """A call's result as data, with what can be seen of it here alone."""
+    def launched(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """The GPU kernels that a call launches, and its result."""
+        names = self.bench.launched()
+        reply, out = self._timed_result()
+        return {"launched": names, **reply}, out
+
+    def _timed_result(self) -> Reply:
+        assert self.received is not None
+        aliases = shared_with(self.bench.output, self.bench.inputs, [])
+        return handed_back(self.bench.output, aliases, self.received.room)
+
+
+def shared_with(result: Any, inputs: Sequence[Any], earlier: Sequence[Any]) -> str | None:
+    """Whose memory a result lies in, where that is not its own."""
     import torch
 
     if type(result) is not torch.Tensor:
         raise TypeError(f"kernel_fn returned a {type(result).__name__}, expected a torch.Tensor")
-    if result.device.type == "cuda":
+    if result.__dict__:
+        raise TypeError(f"kernel_fn returned a tensor with attributes: {list(result.__dict__)}")
+    if not result.numel():
+        return None
+    at = result.untyped_storage().data_ptr()
+    for others, whose in ((inputs, "an input"), (earlier, "an earlier result")):
+        if any(t.numel() and t.untyped_storage().data_ptr() == at for t in others):
+            return whose
+    return None
+
+
+def handed_back(result: torch.Tensor, aliases: str | None, room: torch.Tensor | None) -> Reply:
+    """A result as data. It is copied where it is now, on the default stream and with nothing
+    waited for: work that is not done by then is missing in the copy."""
+    import torch
+
+    if room is None or result.device.type != "cuda":
+        meta, fd = pack(result)
+        out: tuple[int, ...] = (fd,)
+    else:
+        out, meta = (), _copied(result.detach(), room)
         torch.cuda.synchronize()
-    starts = {t.untyped_storage().data_ptr() for t in inputs if t.numel()}
-    aliases = result.numel() > 0 and result.untyped_storage().data_ptr() in starts
-    meta, fd = pack(result)
-    return {"result": meta.to_json(), "device": result.device.type, "aliases": aliases}, (fd,)
+    return {"result": meta.to_json(), "device": result.device.type, "aliases": aliases}, out
 
 
-def _buffers(message: dict[str, Any], fds: Sequence[int]) -> tuple[list[TensorMeta], list[Any]]:
-    metas = [TensorMeta.from_json(m) for m in message["inputs"]]
-    return metas, [mapped(fd, meta.nbytes) for fd, meta in zip(fds, metas, strict=True)]
+def _copied(result: torch.Tensor, room: torch.Tensor) -> Any:
+    import torch
+
+    from pytest_autokernel.channel import TensorMeta
+
+    nbytes = result.numel() * result.element_size()
+    if 0 < nbytes <= room.numel():
+        target = room[:nbytes].view(result.dtype).view(result.shape)
+        with torch.cuda.stream(torch.cuda.default_stream()):
+            target.copy_(result)
+    dtype = str(result.dtype).removeprefix("torch.")
+    return TensorMeta(dtype, tuple(result.shape), tuple(result.stride()), 0, nbytes)
+
+
+def _move_into_place(received: Received) -> None:
+    """Bring the inputs' contents to where the kernel finds them, by the GPU itself and late: a
+    kernel on another stream, which waits for nothing, reads what was there before."""
+    import torch
+
+    torch.cuda._sleep(PAUSE_CYCLES)
+    for source, place in zip(received.sources, received.places, strict=True):
+        place.copy_(source, non_blocking=True)
+
+
+def _make_noise() -> None:
+    """Keep a part of the GPU busy for some hundred microseconds, on a stream of its own."""
+    import torch
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        side = torch.ones(2048, 2048, device="cuda", dtype=torch.bfloat16)
+        for _ in range(8):
+            side = side @ side
 
 
 def describe(error: BaseException, kernel_path: str) -> dict[str, Any]:
@@ -143,6 +295,9 @@ def describe(error: BaseException, kernel_path: str) -> dict[str, Any]:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename == kernel_path
     ]
+    named = getattr(error, "line", None)  # a CompileError knows the line of the C++
+    if isinstance(named, int) and getattr(error, "file", None) == kernel_path:
+        lines.append(named)
     return {
         "type": type(error).__name__,
         "message": str(error)[:2000],
@@ -163,13 +318,3 @@ def _limit_memory(nbytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def main() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    Worker().serve(Channel(socket.socket(fileno=int(sys.argv[1]))))
-
-
-if __name__ == "__main__":
-    main()

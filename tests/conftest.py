@@ -35,6 +35,7 @@ def settings() -> Settings:
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         baseline=None,
         json=None,
+        allow=("*",),
     )
 
 

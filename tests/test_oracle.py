@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pytest_autokernel import oracle
 from pytest_autokernel.channel import TensorMeta, view
 from pytest_autokernel.comparison import Call, _contract
+from pytest_autokernel.handover import Host
 from pytest_autokernel.op import LAYOUTS, Case, Cost, Dtype, Layout, Op, Relation, Tolerance
 
 INF, NAN = math.inf, math.nan
@@ -330,10 +331,11 @@ def call_with_write_at(layout: Layout, byte: int | None) -> Call:
     meta = oracle.lay_out(value, layout)
     before = torch.full((meta.nbytes,), 0xFF, dtype=torch.uint8)
     view(before, meta).copy_(value)
-    after = before.clone()
+    memory = Host([meta])
+    memory.fill([before])
     if byte is not None:
-        after[byte] = 1
-    return Call((value,), [before], [after])
+        memory.places[0][byte] = 1
+    return Call((value,), [before], memory)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -351,7 +353,7 @@ def call_with_write_at(layout: Layout, byte: int | None) -> Call:
 def test_a_write_to_an_input_or_beside_it_is_found(
     layout: Layout, byte: int | None, words: str | None
 ) -> None:
-    message = {"aliases": False, "device": "cpu"}
+    message = {"aliases": None, "device": "cpu"}
     found = _contract(message, call_with_write_at(layout, byte))
     assert (found or "").startswith(words or "")
     assert (found is None) == (words is None)
@@ -360,8 +362,11 @@ def test_a_write_to_an_input_or_beside_it_is_found(
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ({"aliases": True, "device": "cpu"}, "aliasing"),
-        ({"aliases": False, "device": "cuda"}, "device: expected a result on cpu, got cuda"),
+        (
+            {"aliases": "an input", "device": "cpu"},
+            "aliasing: the result shares memory with an input",
+        ),
+        ({"aliases": None, "device": "cuda"}, "device: expected a result on cpu, got cuda"),
     ],
 )
 def test_a_result_is_new_memory_on_the_inputs_device(

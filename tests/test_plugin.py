@@ -26,7 +26,10 @@ SUPPORTS = {"dim"}
 def kernel_fn(x, dim=-1):
     return torch.softmax(x.float(), dim).to(x.dtype)
 """
-QUICK = ("--autokernel", "--autokernel-effort=quick", "-p", "no:randomly")
+QUICK = (
+    *("--autokernel", "--autokernel-effort=quick", "-p", "no:randomly"),
+    *("--autokernel-allow=*", "--autokernel-cache=none"),
+)
 
 
 def kernel(pytester: pytest.Pytester, name: str, text: str = RIGHT) -> Path:

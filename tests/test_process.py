@@ -16,7 +16,7 @@ import pytest
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case
-from pytest_autokernel.process import OUTPUT_KEPT, Died, Process, TimedOut
+from pytest_autokernel.process import OUTPUT_KEPT, Died, Process, TimedOut, spawn
 from pytest_autokernel.subjects import WorkerSubject
 from pytest_autokernel.verdict import CandidateError, Verdict
 
@@ -45,7 +45,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         child.write_text(CHILD + textwrap.indent(textwrap.dedent(body), "    "))
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", str(launcher))
-            started.append(Process("module", os.environ, tmp_path))
+            started.append(spawn("module", os.environ, tmp_path))
         return started[-1]
 
     yield start
@@ -180,20 +180,21 @@ def test_a_workers_environment_holds_nothing_of_the_users(
 
 
 MANGLES = """
-import __main__
 import os
 
+from pytest_autokernel.channel import Channel
+
 KERNEL_TYPE = "softmax"
-honest = __main__.pack
+honest = Channel.send
 
 
-def mangled(tensor):
-    meta, fd = honest(tensor)
-    {how}
-    return meta, fd
+def mangled(channel, message, fds=()):
+    if "result" in message:
+        {how}
+    honest(channel, message, fds)
 
 
-__main__.pack = mangled
+Channel.send = mangled
 
 
 def kernel_fn(x, dim=-1):
@@ -204,10 +205,14 @@ def kernel_fn(x, dim=-1):
 @pytest.mark.parametrize(
     "how",
     [
-        "os.ftruncate(fd, 1)",
-        "fd = os.pipe()[0]",
-        "meta.__dict__['shape'] = (float('inf'),)",
-        "meta.__dict__['dtype'] = 'nn'",
+        "os.ftruncate(fds[0], 1)",
+        "fds = (os.pipe()[0],)",
+        "fds = ()",
+        "fds = (*fds, 0)",
+        "message['result']['shape'] = (float('inf'),)",
+        "message['result']['dtype'] = 'nn'",
+        "message['operators'] = 7",
+        "del message['aliases']",
     ],
 )
 def test_a_result_that_is_none_costs_its_kernel_alone(

@@ -95,15 +95,25 @@ def test_what_is_cut_is_drawn_as_it_was_cut() -> None:
     assert {case.dims["rows"] for case in cases} == {7}
 
 
-def test_each_integer_of_the_source_is_met_for_certain() -> None:
+def test_each_integer_of_the_source_is_met_for_certain_and_the_sizes_beside_it_in_one_dtype() -> (
+    None
+):
     base = {"rows": 8, "cols": 100, "head": 16}
-    special = list(strategies.special_cases(OP, base, "fp16", {64, 4999}, seed=1))
-    assert [case.dims for case in special] == [
-        *({**base, "rows": n} for n in (63, 64, 65)),
-        *({**base, "cols": n} for n in (63, 64, 65, 4998, 4999, 5000)),
-        {**base, "head": 64},
+    met = [
+        [
+            (case.dims, case.dtype)
+            for case in strategies.special_cases(
+                OP, base, dtype, {64, 4999}, 1, lambda n, turn=turn: n % 3 == turn
+            )
+        ]
+        for turn, dtype in enumerate(OP.dtypes)
     ]
-    assert {case.dtype for case in special} == {"fp16"}
+    for dtype, cases in zip(OP.dtypes, met, strict=True):
+        for dims in ({"rows": 64}, {"cols": 64}, {"cols": 4999}, {"head": 64}):
+            assert ({**base, **dims}, dtype) in cases
+    assert sorted(dims["cols"] for cases in met for dims, _ in cases if dims["cols"] != 100) == [
+        *(63, 64, 64, 64, 65, 4998, 4999, 4999, 4999, 5000)
+    ]
 
 
 def narrow(case: Case) -> bool:

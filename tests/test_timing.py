@@ -139,11 +139,33 @@ def test_what_goes_wrong_in_timed_calls_alone_is_found(
     assert found.samples_us == []
 
 
-def test_a_kernel_that_remembers_its_results_is_too_fast_to_be_true(measure: Measure) -> None:
+def test_a_kernel_that_remembers_its_results_is_wrong_once_the_contents_have_changed(
+    measure: Measure,
+) -> None:
     found = measure(REMEMBERS)
     assert found.verdict is Verdict.FAIL
-    assert "% of the measured roof" in (found.reason or "")
-    assert "faster than the device can be" in (found.reason or "")
+    assert "the result of a timed call is wrong" in (found.reason or "")
+
+
+FORGES = """
+import time
+import pytest_autokernel.sampling as sampling
+
+KERNEL_TYPE = "softmax"
+honest = time.perf_counter_ns
+start = honest()
+
+
+def kernel_fn(x, dim=-1):
+    sampling._now_ns = lambda: start + (honest() - start) // 8
+    return x.softmax(dim)
+"""
+
+
+def test_a_clock_that_runs_slow_is_found_by_the_parents(measure: Measure) -> None:
+    found = measure(FORGES)
+    assert found.verdict is Verdict.FAIL
+    assert "the clock" in (found.reason or "")
 
 
 POSSIBLE = [1.5, *range(1, timing.SAMPLES_PER_BURST)]
@@ -185,12 +207,12 @@ def test_samples_that_are_no_times_are_refused(said: object) -> None:
 
 
 BOASTS = """
-import __main__
+from pytest_autokernel.worker import Worker
 
 KERNEL_TYPE = "softmax"
-honest = __main__.Worker.prepare
+honest = Worker.prepare
 boast = {"floor_us": float("nan"), "peak_bytes": "none", "captured": []}
-__main__.Worker.prepare = lambda *a: (honest(*a)[0] | boast, ())
+Worker.prepare = lambda *a: (honest(*a)[0] | boast, ())
 
 
 def kernel_fn(x, dim=-1):

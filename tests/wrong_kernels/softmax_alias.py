@@ -1,4 +1,4 @@
-"""Returns the input's own memory. Killed by smoke: input changed|aliasing"""
+"""Returns the input's own memory. Hybrid. Killed by smoke: input changed|aliasing"""
 
 KERNEL_TYPE = "softmax"
 

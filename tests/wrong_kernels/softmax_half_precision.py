@@ -1,4 +1,4 @@
-"""fp32 inputs computed in fp16. Killed by smoke: value|wrong everywhere|precision"""
+"""fp32 inputs computed in fp16. Hybrid. Killed by smoke: dtype: errors of the size of fp16"""
 
 KERNEL_TYPE = "softmax"
 

@@ -1,4 +1,4 @@
-"""Reads its input as if it were contiguous. Killed by edge_cases: value|NaN|wrong|rows"""
+"""Reads its input as if it were contiguous. Hybrid. Killed by edge_cases: value|NaN|wrong|rows"""
 
 KERNEL_TYPE = "softmax"
 

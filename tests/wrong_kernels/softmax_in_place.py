@@ -1,4 +1,4 @@
-"""Right values, written over the input. Killed by smoke: input changed"""
+"""Right values, written over the input. Hybrid. Killed by smoke: input changed"""
 
 KERNEL_TYPE = "softmax"
 

@@ -1,4 +1,4 @@
-"""Turns -inf into NaN. Killed by numerical_stability: NaN"""
+"""Turns -inf into NaN. Hybrid. Killed by numerical_stability: NaN"""
 
 KERNEL_TYPE = "softmax"
 

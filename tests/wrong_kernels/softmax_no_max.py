@@ -1,4 +1,4 @@
-"""Does not take off the maximum. Killed by numerical_stability: NaN"""
+"""Does not take off the maximum. Hybrid. Killed by numerical_stability: NaN"""
 
 KERNEL_TYPE = "softmax"
 

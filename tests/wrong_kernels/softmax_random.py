@@ -1,6 +1,6 @@
-"""Adds noise below the tolerance. Killed by determinism: not deterministic"""
+"""Adds noise below the tolerance. Hybrid. Killed by determinism: not deterministic"""
 
-import random
+import os
 
 KERNEL_TYPE = "softmax"
 
@@ -8,5 +8,5 @@ KERNEL_TYPE = "softmax"
 def kernel_fn(x, dim=-1):
     y = x.float().softmax(dim)
     if y.numel():
-        y = y * (1 + random.choice([-1, 1]) * 2.0**-22)
+        y = y * (1 + (-1) ** (os.urandom(1)[0] % 2) * 2.0**-22)
     return y.to(x.dtype)

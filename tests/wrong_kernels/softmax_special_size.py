@@ -1,4 +1,4 @@
-"""Right but for one width, 777. Killed by shape_sweep: 777"""
+"""Right but for one width, 777. Hybrid. Killed by shape_sweep: 777"""
 
 KERNEL_TYPE = "softmax"
 

@@ -1,4 +1,7 @@
-"""Leaves out the columns beyond the last multiple of 16. Killed by edge_cases: tail|zeros"""
+"""Leaves out the columns beyond the last multiple of 16.
+
+Hybrid. Killed by edge_cases: tail|zeros
+"""
 
 import torch
 

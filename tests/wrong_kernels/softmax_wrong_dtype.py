@@ -1,4 +1,4 @@
-"""Always fp32. Killed by smoke: dtype: expected float16, got float32"""
+"""Always fp32. Hybrid. Killed by smoke: dtype: expected float16, got float32"""
 
 KERNEL_TYPE = "softmax"
 

@@ -1,4 +1,7 @@
-"""Divides by the sum of the first half of the row. Killed by smoke: value|scale|wrong|rows"""
+"""Divides by the sum of the first half of the row.
+
+Hybrid. Killed by smoke: value|scale|wrong|rows
+"""
 
 KERNEL_TYPE = "softmax"
 

@@ -1,0 +1,117 @@
+"""What must hold of timed calls beside being fast: their results are right for contents that
+changed under them, the worker's clock agrees with ours, and on a GPU the kernels that ran are
+the file's own."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pytest_autokernel import policy
+from pytest_autokernel.judge import Judge
+from pytest_autokernel.op import Op
+from pytest_autokernel.subjects import Answer, Subject
+from pytest_autokernel.verdict import CandidateError, Verdict
+
+# A span is so long that this side's wait for an answer, some 0.2 ms, is small beside it.
+SPAN_US = {"cuda": 10_000, "cpu": 5_000}
+MOST_CALLS = {"cuda": 400, "cpu": 10_000}
+WAIT_US = 500.0
+SHARE = 0.8  # of what this side measures that a claimed time has to be at least
+# A GPU that waits for Python's launches shows the launches in a span, and not in a sample.
+LAUNCH_US = 300.0
+
+
+class Witness:
+    """Beside one kernel while it is timed."""
+
+    def __init__(self, judge: Judge, op: Op, draw_seed: Callable[[], int]) -> None:
+        self.judge, self.op, self.draw_seed = judge, op, draw_seed
+        self.spans_us: list[float] = []
+        self._bursts: list[tuple[int, int]] = []
+        self._calls = 1
+
+    def prepared(self, facts: dict[str, Any]) -> None:
+        """The kernel has a fresh layout, with the inputs as they were made."""
+        self._bursts = []
+        calls = facts["calls"]
+        self._calls = int(calls) if calls and 1 <= calls <= 10**7 else 1
+
+    def saw(self, seed: int, samples: int) -> None:
+        """A burst with this seed was timed."""
+        self._bursts.append((seed, samples * self._calls))
+
+    def examine(self, kernel: Subject, claimed_us: float) -> None:
+        """Look at the timed calls, at the end of a round. Raises CandidateError."""
+        self._take_span(kernel, claimed_us)
+        self._look(kernel, {"do": "burst"}, "the result of a timed call is wrong")
+        self.judge.ask({"do": "refill", "seed": self.draw_seed()})
+        self._bursts = []
+        self._look(
+            kernel,
+            {"do": "burst", "refill": True},
+            "the result of a timed call is wrong once the inputs' contents have changed",
+        )
+        if kernel.device == "cuda":
+            self._look_at_launches(kernel)
+
+    def clock_fault(self, claimed_us: float, captured: bool) -> str | None:
+        """What is wrong where the worker's times are below what this side's clock can bear."""
+        least = min(self.spans_us, default=0.0)
+        slack = WAIT_US / MOST_CALLS["cuda"] if captured else LAUNCH_US
+        if claimed_us >= SHARE * least - slack:
+            return None
+        return (
+            f"FAIL: the clock: the kernel's process reports {claimed_us:.3g} us a call, where "
+            f"this side measured {least:.3g} us at least"
+        )
+
+    def _look(self, kernel: Subject, request: dict[str, Any], fault: str) -> None:
+        """One more timed call, whose result must be right for what its inputs hold by now."""
+        seed = self.draw_seed()
+        reply, out = kernel.ask({**request, "count": 1, "seed": seed, "result": True})
+        self.saw(seed, 1)
+        self._compare(Answer.of(reply, out), fault)
+
+    def _compare(self, answer: Answer, fault: str) -> None:
+        self.judge.ask({"do": "poke", "bursts": self._bursts})
+        self._bursts = []
+        found = self.judge.compare(answer, timed=True)
+        if not found["ok"]:
+            raise CandidateError(Verdict.FAIL, f"{fault}: {found['reason']}")
+
+    def _look_at_launches(self, kernel: Subject) -> None:
+        reply, out = kernel.ask({"do": "launched"})
+        self._compare(Answer.of(reply, out), "the result of a traced call is wrong")
+        if kernel.file is None:
+            return
+        names = [str(name)[:300] for name in reply.get("launched", ())]
+        allowed = self.judge.settings.allow
+        foreign = policy.foreign_launches(names, kernel.file.text, bool(self.op.library), allowed)
+        if foreign:
+            raise CandidateError(
+                Verdict.FAIL,
+                f"launches {foreign[0]}, which {kernel.file.path.name} does not define: a kernel "
+                f"computes by itself; --autokernel-allow {policy.identifier(foreign[0])} accepts "
+                "it as a hybrid",
+            )
+
+    def _take_span(self, kernel: Subject, claimed_us: float) -> None:
+        """Time calls by this side's clock: on a GPU those with the calls and those without, whose
+        difference is the calls'."""
+        device = kernel.device
+        count = min(MOST_CALLS[device], max(1, math.ceil(SPAN_US[device] / claimed_us)))
+        walls = []
+        for empty in (False, True):
+            taken = [_wall_us(kernel, count, empty) for _ in range(3)]
+            walls.append(statistics.median(taken) if empty else min(taken))
+        self.spans_us.append((walls[0] - walls[1]) / count)
+
+
+def _wall_us(kernel: Subject, count: int, empty: bool) -> float:
+    start = time.perf_counter()
+    kernel.ask({"do": "span", "count": count, "empty": empty})
+    return (time.perf_counter() - start) * 1e6

@@ -1,0 +1,16 @@
+"""Looks whether it is being timed.
+
+Hybrid. Killed by roofline: the result of a timed call is wrong
+"""
+
+import sys
+
+KERNEL_TYPE = "softmax"
+
+
+def kernel_fn(x, dim=-1):
+    frame = sys._getframe()
+    while frame := frame.f_back:
+        if frame.f_code.co_name == "samples":
+            return x.clone()
+    return x.softmax(dim)
