@@ -268,7 +268,7 @@ def unreadable(item: Unreadable) -> None:
 
 def of_callable(judge: Judge, subject: Subject, op: Op, name: str) -> Examination:
     """The examination of a callable from a user's own test."""
-    target = plan.target(subject.target, judge.settings.effort)
+    target = plan.target(subject.target, judge.settings.effort, judge.gpu_memory)
     about = {
         "path": name,
         "op": op.name,

@@ -238,6 +238,10 @@ class Judge:
         except (Died, TimedOut) as error:
             raise JudgeError(f"the comparison process failed: {error}") from error
 
+    @property
+    def gpu_memory(self) -> int | None:
+        return self.gpu.memory_bytes if self.gpu else None
+
     def _gpu(self) -> Device | None:
         found = self.ask({"do": "device"})[0]["device"]
         if found is None and self.settings.device == "cuda":

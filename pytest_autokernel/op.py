@@ -177,7 +177,9 @@ class Op:
     float64. `baselines` are what a user would call instead; the first is the one to beat.
     `roof` says what bounds the op: copying memory, reading it, or arithmetic. The result has
     the first input's dtype; where `fp32_result` is set it may be fp32 instead. `library` are the
-    torch operators that a kernel may call and still be one, as `aten.NAME`.
+    torch operators that a kernel may call and still be one, as `aten.NAME`. `batched` is how many
+    inputs, from the first on, share their first dim with the result, and nothing else along it:
+    large results are compared in pieces. `huge` has an operand of more than 2^31 elements.
     """
 
     name: str
@@ -197,6 +199,8 @@ class Op:
     dtypes: tuple[Dtype, ...] = DTYPES
     fp32_result: bool = False
     library: frozenset[str] = frozenset()
+    batched: int = 0
+    huge: Dims | None = None
 
     @property
     def extensions(self) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.flo
 U32 = 2.0**-24
 GUARD = 4096  # bytes of NaN pattern on both sides of every buffer that the judge hands over
 
+MOST_AT_ONCE = 2**28  # elements that are compared at a time: 2 GB in float64
+
 # How much worse than the best same-precision PyTorch computation a kernel may be where that
 # computation itself exceeds the derived allowance. Capped, because on a stability case it
 # may be plainly wrong.
@@ -110,8 +112,24 @@ def describe_mismatch(
 
 
 def compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units: int = 0) -> Judged:
-    """Judge a result's values. `extra_units` allows that many more roundings of the result
-    (Triton's interpreter truncates to bf16)."""
+    """Judge a result's values, a large one in pieces. `extra_units` allows that many more
+    roundings of the result (Triton's interpreter truncates to bf16)."""
+    largest = max((t.numel() for t in (got, *inputs)), default=0)
+    if not op.batched or largest <= MOST_AT_ONCE or case.variant != "core":
+        return _compare(got, op, case, inputs, extra_units)
+    worst, rows = 0.0, max(1, got.shape[0] * MOST_AT_ONCE // largest)
+    for first in range(0, got.shape[0], rows):
+        piece = slice(first, first + rows)
+        some = tuple(t[piece] for t in inputs[: op.batched]) + inputs[op.batched :]
+        found = _compare(got[piece], op, case, some, extra_units)
+        worst = max(worst, found.worst)
+        if not found.ok:
+            where = f"in [{first}:{min(first + rows, got.shape[0])}] of dim 0, counted from there"
+            return Judged(worst, f"{found.reason} ({where})")
+    return Judged(worst)
+
+
+def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units: int) -> Judged:
     wide = tuple(t.double() if t.is_floating_point() else t for t in inputs)
     options = op.variants[case.variant].options
     expected = op.reference(*wide, **options)

@@ -47,12 +47,13 @@ class Amount:
     repeats: int  # of the determinism stage
     dtypes: int  # for everything but smoke and the named sizes
     shrink_s: float
+    huge: bool = False  # offsets beyond 32 bits
 
 
 AMOUNTS: dict[Effort, Amount] = {
     "quick": Amount(sizes=2, drawn=5, repeats=3, dtypes=1, shrink_s=5),
     "normal": Amount(sizes=99, drawn=20, repeats=20, dtypes=3, shrink_s=20),
-    "thorough": Amount(sizes=99, drawn=200, repeats=50, dtypes=3, shrink_s=120),
+    "thorough": Amount(sizes=99, drawn=200, repeats=50, dtypes=3, shrink_s=120, huge=True),
 }
 
 # Elements per case. The interpreter takes about 2 ms per program and numpy's speed within it.
@@ -61,6 +62,9 @@ LIMITS: dict[TargetName, dict[Effort, tuple[int, int]]] = {
     "cpu": {"quick": (2**18, 2**16), "normal": (2**20, 2**20), "thorough": (2**27, 2**31)},
     "cuda": {"quick": (2**27, 2**31), "normal": (2**30, 2**31), "thorough": (2**33, 2**33)},
 }
+
+# In GPU memory, for each element of a case: four copies for each side, float64 among them.
+BYTES_PER_ELEMENT = 32
 
 # A timed case on the CPU moves 4 MB in fp32: a millisecond or two for a plain kernel.
 TIMED_ELEMENTS: dict[TargetName, int] = {"interpreter": 2**18, "cpu": 2**20, "cuda": 2**30}
@@ -83,8 +87,12 @@ class Check:
         return self.case.id
 
 
-def target(name: TargetName, effort: Effort) -> Target:
-    return Target(name, *LIMITS[name][effort])
+def target(name: TargetName, effort: Effort, memory_bytes: int | None = None) -> Target:
+    """`memory_bytes` is the GPU's: a case and its copies on both sides have to fit."""
+    most, batch = LIMITS[name][effort]
+    if memory_bytes is not None:
+        most = min(most, memory_bytes // BYTES_PER_ELEMENT)
+    return Target(name, most, batch)
 
 
 def fit(op: Op, case: Case, target: Target) -> Case | None:
@@ -189,3 +197,9 @@ def _edge_cases(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Ch
         yield Check("edge_cases", Case(edge, dims, dtype), sized=True)
     for layout, dtype in product(LAYOUTS[1:], some):
         yield Check("edge_cases", Case(layout, _middle(op), dtype, layout=layout))
+    if amount.huge and op.huge is not None:
+        case = Case("huge", op.huge, "bf16")
+        if op.batched:
+            yield Check("edge_cases", case, sized=True)
+        else:
+            yield Check("edge_cases", case, "relation", next(iter(op.relations)), sized=True)

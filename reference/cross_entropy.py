@@ -158,6 +158,7 @@ OP = Op(
         bytes=size * (dims["batch"] * dims["vocab"] + 1) + 8 * dims["batch"],
     ),
     roof="read",
+    huge={"batch": 16385, "vocab": 131072},
     timed=("large",),
     baselines={"eager": eager, "compile": compiled(eager)},
     variants={

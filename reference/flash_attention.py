@@ -228,6 +228,8 @@ OP = Op(
     tolerance=Tolerance(condition, roundings=2, intermediate=intermediate),
     cost=_cost,
     roof="math",
+    huge=_size(4097, 64, 64, 128),
+    batched=3,
     timed=("large",),
     baselines={"sdpa": sdpa},
     variants={

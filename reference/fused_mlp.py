@@ -148,6 +148,8 @@ OP = Op(
     tolerance=Tolerance(condition, roundings=2, intermediate=intermediate),
     cost=_cost,
     roof="math",
+    huge=_size(262145, 8192, 64),
+    batched=1,
     timed=("large",),
     baselines={"eager": reference, "compile": compiled(reference)},
     variants={

@@ -151,6 +151,8 @@ OP = Op(
         flops=7 * dims["batch"] * dims["dim"], bytes=2 * size * (dims["batch"] + 1) * dims["dim"]
     ),
     roof="copy",
+    huge={"batch": 262145, "dim": 8192},
+    batched=1,
     timed=("large",),
     baselines={"eager": eager, "compile": compiled(eager)},
     variants={

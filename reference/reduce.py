@@ -115,6 +115,8 @@ OP = Op(
         flops=dims["M"] * dims["N"], bytes=size * dims["M"] * (dims["N"] + 1)
     ),
     roof="read",
+    huge={"M": 262145, "N": 8192},
+    batched=1,
     timed=("large",),
     baselines={"eager": reference, "compile": compiled(reference)},
     variants={

@@ -129,6 +129,8 @@ OP = Op(
         flops=4 * dims["M"] * dims["N"], bytes=size * (2 * dims["M"] + 1) * dims["N"]
     ),
     roof="copy",
+    huge={"M": 262145, "N": 8192},
+    batched=1,
     timed=("large",),
     baselines={"eager": eager, "compile": compiled(eager)},
     variants={

@@ -143,6 +143,8 @@ OP = Op(
         flops=5 * dims["rows"] * dims["cols"], bytes=2 * size * dims["rows"] * dims["cols"]
     ),
     roof="copy",
+    huge={"rows": 16385, "cols": 131072},
+    batched=1,
     timed=("large",),
     baselines={"eager": eager, "compile": compiled(eager)},
     variants={

@@ -23,14 +23,15 @@ WRONG = ROOT / "tests" / "wrong_kernels"
 
 
 @pytest.fixture(scope="session")
-def settings() -> Settings:
-    """A judge's settings for tests: a CPU, short limits, a seed of each run's own."""
+def settings(pytestconfig: pytest.Config) -> Settings:
+    """A judge's settings for tests: a CPU unless --autokernel-device says otherwise, short limits,
+    a seed of each run's own."""
     return Settings(
         rootdir=ROOT,
         seed=int.from_bytes(os.urandom(4)),
-        device="cpu",
+        device=pytestconfig.getoption("autokernel_device") or "cpu",
         effort="normal",
-        timeout_s=5,
+        timeout_s=5 if pytestconfig.getoption("autokernel_device") in {None, "cpu"} else 20,
         memory_bytes=2 * 2**30,
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         baseline=None,

@@ -20,7 +20,10 @@ from pytest_autokernel.timing import measure
 from pytest_autokernel.verdict import Outcome, Verdict
 from tests.conftest import WRONG
 
-SMALL = Case("small", {"rows": 64, "cols": 256}, "fp32")
+SMALL: dict[str, dict[str, int]] = {
+    "softmax": {"rows": 64, "cols": 256},
+    "matmul": {"M": 64, "N": 64, "K": 64},
+}
 FILES = sorted(WRONG.glob("*.py"))
 
 
@@ -55,15 +58,23 @@ def judged(judge: Judge) -> Iterator[Callable[[Path, str], list[Outcome]]]:
                     if seen[-1].verdict is not Verdict.PASS:
                         return seen
             if stage == "roofline":
-                timing = measure(judge, subject, op, SMALL)
-                seen.append(Outcome(timing.verdict, SMALL, 0, reason=timing.reason))
+                on_gpu = subject.device == "cuda"
+                case = Case("small", op.sizes["large"] if on_gpu else SMALL[op.name], "fp32")
+                timing = measure(judge, subject, op, case)
+                seen.append(Outcome(timing.verdict, case, 0, reason=timing.reason))
         return seen
 
     yield outcomes
     judge.settings = before
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def cases() -> Iterator[object]:
+    for path in FILES:
+        marks = [pytest.mark.gpu] if "Needs a GPU." in path.read_text() else []
+        yield pytest.param(path, marks=marks, id=path.stem)
+
+
+@pytest.mark.parametrize("path", list(cases()))
 def test_a_wrong_kernel_is_killed_for_its_own_reason(
     judged: Callable[[Path, str], list[Outcome]], path: Path
 ) -> None:
