@@ -18,6 +18,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -72,6 +73,7 @@ def become_worker(message: dict[str, Any], channel: int, output: int) -> NoRetur
     os.close(output)
     os.chdir(message["cwd"])
     os.environ.update(message["env"])
+    tempfile.tempdir = None  # found anew, in the worker's own folder
     random.seed()
     # A fork has its parent's addresses; moving what is mapped from here on lays code and
     # buffers out afresh, as a new process would.

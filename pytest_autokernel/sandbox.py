@@ -30,7 +30,7 @@ CAPABILITY_VERSION = 0x20080522
 # linux/landlock.h. The system calls have these numbers on every processor.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 SCOPE_ABSTRACT_SOCKET, SCOPE_SIGNAL = 1, 2
 SIGNALS_FROM_ABI = 6  # from here on a sandbox holds signals
 RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16, 9: 17}  # how many rights on files, from which ABI on
@@ -212,9 +212,15 @@ def _restrict_files(abi: int, rules: Iterable[tuple[Path, int]]) -> None:
 
 
 def scope_signals() -> None:
-    """From here on signal only what the calling process itself will start (Landlock ABI 6)."""
-    attributes = struct.pack("=QQQ", 0, 0, SCOPE_SIGNAL)
+    """From here on signal only what the calling process itself will start (Landlock ABI 6).
+
+    Any ruleset denies moving files between folders that does not allow it, even one that is
+    about no files; so this one allows it everywhere, and leaves that to the sandbox's own."""
+    attributes = struct.pack("=QQQ", REFER, 0, SCOPE_SIGNAL)
     ruleset = _landlock(CREATE_RULESET, attributes, len(attributes), 0)
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    _landlock(ADD_RULE, ruleset, 1, struct.pack("=Qi", REFER, root), 0)
+    os.close(root)
     _landlock(RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 

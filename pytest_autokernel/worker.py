@@ -270,9 +270,13 @@ def _copied(result: torch.Tensor, room: torch.Tensor) -> Any:
 
 def _move_into_place(received: Received) -> None:
     """Bring the inputs' contents to where the kernel finds them, by the GPU itself and late: a
-    kernel on another stream, which waits for nothing, reads what was there before."""
+    kernel on another stream, which waits for nothing, reads poison."""
     import torch
 
+    from pytest_autokernel.handover import POISON
+
+    for place in received.places:
+        place.fill_(POISON)
     torch.cuda._sleep(PAUSE_CYCLES)
     for source, place in zip(received.sources, received.places, strict=True):
         place.copy_(source, non_blocking=True)

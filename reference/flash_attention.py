@@ -37,6 +37,8 @@ BACKENDS = [
     SDPBackend.MATH,
 ]
 
+WEIGHTS_AT_ONCE = 2**26  # half a GB of them in float64
+
 
 def reference(
     Q: torch.Tensor,
@@ -119,9 +121,9 @@ def condition(
 
     def of_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         weights = _weights(q, k, causal, sm_scale)
-        sizes = (q.abs() @ k.abs().T * _scale(q, sm_scale)).where(weights > 0, 0.0)
+        sizes = (q.abs() @ k.abs().mT * _scale(q, sm_scale)).where(weights > 0, 0.0)
         of_scores = (8 + math.sqrt(q.shape[-1])) * sizes.amax(-1, keepdim=True)
-        return (32 + growth(k.shape[0]) + of_scores) * (weights @ v.abs())
+        return (32 + growth(k.shape[-2]) + of_scores) * (weights @ v.abs())
 
     return _each_head(of_head, *inputs)
 
@@ -142,19 +144,19 @@ def intermediate(
 def _each_head(
     fn: Callable[..., torch.Tensor], Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor
 ) -> torch.Tensor:
-    """Head by head, because all weights at once may not fit in memory."""
-    out = torch.empty_like(Q)
-    for b in range(Q.shape[0]):
-        for h in range(Q.shape[1]):
-            g = h * K.shape[1] // Q.shape[1]
-            out[b, h] = fn(Q[b, h], K[b, g], V[b, g])
-    return out
+    """Some heads at a time, because all weights at once may not fit in memory."""
+    if Q.shape[1] != K.shape[1]:
+        K, V = (t.repeat_interleave(Q.shape[1] // max(K.shape[1], 1), 1) for t in (K, V))
+    q, k, v = (t.flatten(0, 1) for t in (Q, K, V))
+    some = max(1, WEIGHTS_AT_ONCE // max(Q.shape[2] * K.shape[2], 1))
+    pieces = zip(q.split(some), k.split(some), v.split(some), strict=True)
+    return torch.cat([fn(*piece) for piece in pieces]).view_as(Q)
 
 
 def _weights(
     q: torch.Tensor, k: torch.Tensor, causal: bool, sm_scale: float | None
 ) -> torch.Tensor:
-    scores = q @ k.T * _scale(q, sm_scale)
+    scores = q @ k.mT * _scale(q, sm_scale)
     if causal:
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
     return scores.softmax(-1)

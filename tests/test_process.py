@@ -225,3 +225,66 @@ def test_a_result_that_is_none_costs_its_kernel_alone(
     ):
         with closing(WorkerSubject(judge, parse(tmp_path / "k.py", text))) as subject:
             assert judge.check(subject, op, case).verdict is verdict
+
+
+MOVES = """
+import os
+import tempfile
+from pathlib import Path
+
+KERNEL_TYPE = "softmax"
+
+
+def kernel_fn(x, dim=-1):
+    for place in (Path(os.environ["TRITON_CACHE_DIR"]), Path(tempfile.gettempdir())):
+        (place / "part").mkdir(parents=True, exist_ok=True)
+        (place / "part" / "file").write_text("whole")
+        (place / "part" / "file").replace(place / "file")
+        assert (place / "file").read_text() == "whole"
+    return x.softmax(dim)
+"""
+
+
+def test_a_worker_can_write_and_move_files_in_its_own_folders(judge: Judge, tmp_path: Path) -> None:
+    """As Triton does with each binary: in a folder of its own first, then moved."""
+    case, op = Case("small", {"rows": 2, "cols": 3}, "fp32"), judge.op("softmax")
+    with closing(WorkerSubject(judge, parse(tmp_path / "k.py", MOVES))) as subject:
+        outcome = judge.check(subject, op, case)
+    assert outcome.verdict is Verdict.PASS, outcome.reason
+
+
+LEAVES = """
+import os
+import subprocess
+import sys
+
+KERNEL_TYPE = "softmax"
+
+
+def kernel_fn(x, dim=-1):
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "a-stray-of-ours"],
+                     start_new_session=True)
+    return x.softmax(dim)
+"""
+
+
+def strays() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"a-stray-of-ours" in words and b"sleep" in words:
+            found.append(int(path.name))
+    return found
+
+
+def test_nothing_that_a_worker_started_outlives_it(judge: Judge, tmp_path: Path) -> None:
+    if judge.confinement is None or judge.confinement.landlock < 6:
+        pytest.skip("Landlock before ABI 6 holds no signals: there is no warden")
+    case, op = Case("small", {"rows": 2, "cols": 3}, "fp32"), judge.op("softmax")
+    with closing(WorkerSubject(judge, parse(tmp_path / "k.py", LEAVES))) as subject:
+        judge.check(subject, op, case)
+        assert strays()
+    assert all(is_gone(pid) for pid in strays())

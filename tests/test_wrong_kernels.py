@@ -76,9 +76,11 @@ def cases() -> Iterator[object]:
 
 @pytest.mark.parametrize("path", list(cases()))
 def test_a_wrong_kernel_is_killed_for_its_own_reason(
-    judged: Callable[[Path, str], list[Outcome]], path: Path
+    judge: Judge, judged: Callable[[Path, str], list[Outcome]], path: Path
 ) -> None:
     stage, pattern = claim(path)
+    if "On a CPU." in path.read_text() and judge.gpu is not None:
+        pytest.skip("what it does in timed calls it does on a CPU alone")
     seen = judged(path, stage)
     assert seen[-1].verdict is not Verdict.PASS, "it survived"
     assert re.search(pattern, f"{seen[-1].case}: {seen[-1].reason}")

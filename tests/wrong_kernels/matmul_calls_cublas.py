@@ -1,6 +1,6 @@
 """Calls cuBLAS by its C interface, where no torch operator is seen.
 
-Needs a GPU. Killed by roofline: launches \S*(nvjet|gemm|cutlass|cublas|Kernel)
+Needs a GPU. Killed by roofline: launches .*(nvjet|gemm|cutlass|cublas)
 """
 
 import ctypes

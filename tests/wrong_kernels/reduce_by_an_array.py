@@ -6,4 +6,4 @@ KERNEL_TYPE = "reduce"
 
 
 def kernel_fn(x, dim=-1):
-    return torch.from_numpy(x.double().numpy().sum(dim, keepdims=True))[..., 0].to(x.dtype)
+    return torch.from_numpy(x.double().cpu().numpy().sum(dim, keepdims=True))[..., 0].to(x)

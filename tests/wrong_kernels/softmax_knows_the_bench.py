@@ -1,6 +1,6 @@
 """Looks whether it is being timed.
 
-Hybrid. Killed by roofline: the result of a timed call is wrong
+On a CPU. Hybrid. Killed by roofline: the result of a timed call is wrong
 """
 
 import sys

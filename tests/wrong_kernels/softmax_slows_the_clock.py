@@ -1,4 +1,7 @@
-"""Has the worker's clock run slow once it has been judged. Hybrid. Killed by roofline: the clock"""
+"""Has the worker's clock run slow once it has been judged.
+
+On a CPU. Hybrid. Killed by roofline: the clock
+"""
 
 import time
 
