@@ -1,7 +1,7 @@
 """The process that knows the answers: it makes the inputs, computes the expected values and
 compares. No candidate ever runs here, and no candidate's process can read it.
 
-Started as `python -I -m pytest_autokernel.comparison FD`.
+Started by process.spawn, with a descriptor of its channel for argument.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Nothing of a candidate is ever read here. A fork is as fresh as a new interpreter and is there
 in milliseconds, where importing torch takes seconds.
 
-Started as `python -I -m pytest_autokernel.nursery FD`.
+Started by process.spawn, with a descriptor of its channel for argument.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from pytest_autokernel import strays
 from pytest_autokernel.channel import Channel, ChannelError
 from pytest_autokernel.sandbox import Confinement, SandboxError
 
+PACKAGE = Path(__file__).resolve().parent
 OUTPUT_KEPT = 4096  # bytes of a child's last words, for the report
 NURSERY_TIMEOUT_S = 120.0  # its start, with torch's and Triton's import on a busy machine
 
@@ -109,13 +110,28 @@ class Process:
                 self._words.append(chunk)
 
 
+# Runs a module of this very package, wherever it was imported from and whatever is installed
+# beside it: `python -I` sees neither PYTHONPATH nor what a test put on sys.path.
+START = """
+import importlib.util, runpy, sys
+package, module, *sys.argv[1:] = sys.argv[1:]
+spec = importlib.util.spec_from_file_location(
+    "pytest_autokernel", f"{package}/__init__.py", submodule_search_locations=[package]
+)
+sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules[spec.name])
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
 def spawn(module: str, env: Mapping[str, str], cwd: Path) -> Process:
-    """`python -I -m MODULE FD`, in a session of its own. It runs our own code alone, and so may
-    write bytecode: without it torch takes twice as long to import, in every process."""
+    """`python -I`, running `module` with a descriptor for argument, in a session of its own. It
+    runs our own code alone, and so may write bytecode: without it torch takes twice as long to
+    import, in every process."""
     ours, theirs = socket.socketpair()
     with theirs:
         popen = subprocess.Popen(
-            [sys.executable, "-I", "-m", module, str(theirs.fileno())],
+            [sys.executable, "-I", "-c", START, str(PACKAGE), module, str(theirs.fileno())],
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,

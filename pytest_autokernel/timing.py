@@ -124,7 +124,7 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     taken = [us for block in samples.blocks for us in block[KERNEL]]
     time_us = statistics.median(taken)
     roofline, sheet = session.roofline(time_us), session.sheet(time_us)
-    fault = _too_fast(roofline, sheet, judge.spec) or session.clock_fault(time_us, samples.facts)
+    fault = _too_fast(roofline, sheet, judge.spec) or session.witness.clock_fault(time_us)
     if trial is not None:
         comparisons[baselines.USERS] = _decided(trial)
         fault = fault or _slower(trial)
@@ -162,7 +162,7 @@ class Session:
         self.clear_bytes = _clear_bytes(judge) if subject.device == "cuda" else 0
         self.rounds = 0
         self.random = random.Random(derived_seed(judge.settings.seed, "timing", case.id))
-        self.witness = Witness(judge, op, self._seed)
+        self.witness = Witness(judge, op, subject.device, self._seed)
 
     def tried(self, rule: decide.Rule) -> tuple[decide.Trial, Samples]:
         """The kernel against the user's baseline until the rule is satisfied. The op's own
@@ -182,10 +182,6 @@ class Session:
         for blocks in _rounds(rule.looks[0], first=True):
             self._round(samples, blocks, list(self.others))
         return None, samples
-
-    def clock_fault(self, time_us: float, facts: Mapping[str, Any]) -> str | None:
-        """What is wrong with the worker's clock."""
-        return self.witness.clock_fault(time_us, self.subject.device == "cpu" or facts["captured"])
 
     def roofline(self, time_us: float) -> gpu.Roofline:
         """The share of the measured roof. What cannot be is looked at again, not believed."""
