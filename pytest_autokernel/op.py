@@ -177,7 +177,9 @@ class Op:
     float64. `baselines` are what a user would call instead; the first is the one to beat.
     `roof` says what bounds the op: copying memory, reading it, or arithmetic. The result has
     the first input's dtype; where `fp32_result` is set it may be fp32 instead. `library` are the
-    torch operators that a kernel may call and still be one, as `aten.NAME`. `batched` is how many
+    torch operators that a kernel may call and still be one, as `aten.NAME`, and the GPU kernels
+    behind them that are not torch's own. `deterministic` asks for equal bits in repeated runs;
+    without it sums may be reordered, and no more than that. `batched` is how many
     inputs, from the first on, share their first dim with the result, and nothing else along it:
     large results are compared in pieces. `huge` has an operand of more than 2^31 elements.
     """
@@ -199,6 +201,7 @@ class Op:
     dtypes: tuple[Dtype, ...] = DTYPES
     fp32_result: bool = False
     library: frozenset[str] = frozenset()
+    deterministic: bool = True
     batched: int = 0
     huge: Dims | None = None
 

@@ -167,6 +167,26 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
     )
 
 
+def compare_runs(
+    got: torch.Tensor, first: torch.Tensor, op: Op, case: Case, inputs: Tensors
+) -> Judged:
+    """Judge a repeated run of an op that need not be deterministic: reordered sums differ by what
+    fp32 arithmetic may lose, and by the last rounding. A larger jump is no reordering."""
+    wide = tuple(t.double() if t.is_floating_point() else t for t in inputs)
+    options = op.variants[case.variant].options
+    expected = op.reference(*wide, **options)
+    unit, tiny, _ = _units(got.dtype)
+    condition = op.tolerance.condition(wide, expected, **options).expand_as(expected)
+    allowance = 2.1 * unit * expected.abs() + 2 * U32 * condition.nan_to_num(0.0, 0.0) + tiny
+    now, before = (t.to(expected.device).double() for t in (got, first))
+    error = (now - before).abs().where(now != before, 0.0)
+    worst = float((error / allowance).nan_to_num(math.inf).max()) if error.numel() else 0.0
+    if worst <= 1:
+        return Judged(worst)
+    place = _worst_place(now, before, error, allowance)
+    return Judged(worst, f"not deterministic, and more than reordered sums: {place}")
+
+
 def _is_exact(op: Op, case: Case) -> bool:
     return case.fill != "normal" and op.stability[case.fill].exact
 

@@ -74,10 +74,12 @@ def foreign_imports(imports: Iterable[str], allowed: Iterable[str]) -> list[str]
 
 
 def foreign_launches(
-    launched: Iterable[str], text: str, library: bool, allowed: Iterable[str]
+    launched: Iterable[str], text: str, library: Iterable[str], allowed: Iterable[str]
 ) -> list[str]:
     """GPU kernels that were launched and that the kernel file's text does not define. An op that
-    has torch operators of its own (`library`) may launch what those do."""
+    may call torch operators (`library`) may launch torch's kernels, and those that it names."""
+    patterns = [*library, *allowed]
+    own = any(name.startswith("aten.") for name in library)
     defined = set(re.findall(r"\bdef\s+(\w+)", text))
     plain = re.sub(r"__launch_bounds__\s*\([^)]*\)", "", text)
     defined |= set(re.findall(r"__global__[^;{]*?(\w+)\s*\(", plain))
@@ -87,8 +89,8 @@ def foreign_launches(
             for name in launched
             if not LAUNCHES.search(name)
             and identifier(name) not in defined
-            and not (library and "at::native" in name)
-            and not is_allowed(identifier(name), allowed)
+            and not (own and "at::native" in name)
+            and not is_allowed(identifier(name), patterns)
         }
     )
 

@@ -91,7 +91,7 @@ class Witness:
             return
         names = [str(name)[:300] for name in reply.get("launched", ())]
         allowed = self.judge.settings.allow
-        foreign = policy.foreign_launches(names, kernel.file.text, bool(self.op.library), allowed)
+        foreign = policy.foreign_launches(names, kernel.file.text, self.op.library, allowed)
         if foreign:
             raise CandidateError(
                 Verdict.FAIL,

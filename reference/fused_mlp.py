@@ -148,6 +148,8 @@ OP = Op(
     tolerance=Tolerance(condition, roundings=2, intermediate=intermediate),
     cost=_cost,
     roof="math",
+    # The projections, where what is fused is between them.
+    library=frozenset({"aten.mm", "aten.addmm", "nvjet*", "*gemm*", "*cutlass*", "*splitK*"}),
     huge=_size(262145, 8192, 64),
     batched=1,
     timed=("large",),

@@ -183,6 +183,13 @@ template <class T> __global__ void __launch_bounds__(256) columns(const T* x) {}
     ],
 )
 def test_a_launched_kernel_is_the_files_own_or_moves_data(name: str, foreign: bool) -> None:
-    found = policy.foreign_launches([name], TEXT, library=False, allowed=())
+    found = policy.foreign_launches([name], TEXT, library=(), allowed=())
     assert found == ([name] if foreign else [])
-    assert policy.foreign_launches([name], TEXT, library=False, allowed=("*",)) == []
+    assert policy.foreign_launches([name], TEXT, library=(), allowed=("*",)) == []
+
+
+def test_an_op_that_may_call_torch_may_launch_what_torch_does() -> None:
+    mean, product = "void at::native::reduce_kernel<512, 1, at::native::MeanOps>", "nvjet_sm90_tst"
+    both = [mean, product]
+    assert policy.foreign_launches(both, TEXT, ("aten.mean",), ()) == [product]
+    assert policy.foreign_launches(both, TEXT, ("aten.mm", "nvjet*"), ()) == []
