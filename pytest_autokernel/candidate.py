@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import operator
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +22,16 @@ BACKENDS = {
     "triton": ("triton",),
     "cuda": ("pytest_autokernel.compile.compile_cuda",),
     "cpp": ("pytest_autokernel.compile.compile_cpp",),
+}
+
+MOST_INTEGER = 2**20
+CPP_INTEGER = re.compile(r"(?<![\w.])[0-9]{1,7}(?![\w.])")
+ARITHMETIC: dict[type, Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.LShift: operator.lshift,
+    ast.Pow: operator.pow,
 }
 
 
@@ -116,19 +128,35 @@ def _literals(path: Path, tree: ast.Module) -> dict[str, Any]:
 
 
 def _integers(tree: ast.Module) -> frozenset[int]:
-    """The integers that can decide what the kernel does: all but those of a SPACE that nothing
-    reads."""
+    """The integers that can decide what the kernel does: literals, what is computed of literals
+    alone, and those in strings of C++; but not those of a SPACE that nothing reads."""
     read = any(
         isinstance(node, ast.Name) and node.id == "SPACE" and isinstance(node.ctx, ast.Load)
         for node in ast.walk(tree)
     )
     statements = [n for n in tree.body if read or not _defines(n, "SPACE")]
-    return frozenset(
-        node.value
-        for statement in statements
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Constant) and type(node.value) is int and 2 <= node.value <= 2**20
-    )
+    found: set[int] = set()
+    for node in (node for statement in statements for node in ast.walk(statement)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if ";" in node.value:  # as code has it, and a docstring seldom
+                found |= {int(digits) for digits in CPP_INTEGER.findall(node.value)}
+        elif isinstance(node, ast.Constant | ast.BinOp):
+            found |= {value} if (value := _folded(node)) is not None else set()
+    return frozenset(value for value in found if 2 <= value <= MOST_INTEGER)
+
+
+def _folded(node: ast.AST) -> int | None:
+    """The value of a node that is an integer literal, or arithmetic of some."""
+    if isinstance(node, ast.Constant):
+        return node.value if type(node.value) is int else None
+    if not isinstance(node, ast.BinOp) or type(node.op) not in ARITHMETIC:
+        return None
+    left, right = _folded(node.left), _folded(node.right)
+    if left is None or right is None or max(abs(left), abs(right)) > MOST_INTEGER:
+        return None
+    if isinstance(node.op, ast.LShift | ast.Pow) and not 0 <= right <= 20:
+        return None
+    return int(ARITHMETIC[type(node.op)](left, right))
 
 
 def _imports(tree: ast.Module) -> frozenset[str]:
@@ -160,6 +188,8 @@ def _defines(node: ast.stmt, name: str) -> bool:
         return node.name == name
     if isinstance(node, ast.Assign):
         return any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+    if isinstance(node, ast.AnnAssign):
+        return isinstance(node.target, ast.Name) and node.target.id == name
     if isinstance(node, ast.Import | ast.ImportFrom):
         return any((alias.asname or alias.name) == name for alias in node.names)
     return False

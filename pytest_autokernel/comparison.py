@@ -10,7 +10,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from pytest_autokernel.handover import POISON, Host, OnGpu
 from pytest_autokernel.op import Case, Op, Tensors
 from pytest_autokernel.ops import load_op
 from pytest_autokernel.sampling import measure_ceilings, poked
+
+MOST_CACHED = 8 * 2**30  # bytes of GPU memory that are kept from case to case
 
 Reply = tuple[dict[str, Any], tuple[int, ...]]
 
@@ -75,12 +77,27 @@ class Comparison:
                 message, fds = self.channel.receive()
             except ChannelError:
                 return
-            reply, out = handlers[message["do"]](message, fds)
+            reply, out = self._answered(handlers[message["do"]], message, fds)
             for fd in fds:
                 os.close(fd)
             self.channel.send(reply, out)
             for fd in out:
                 os.close(fd)
+
+    def _answered(
+        self, handler: Callable[..., Reply], message: dict[str, Any], fds: Sequence[int]
+    ) -> Reply:
+        """A GPU that others use too may be short of memory for a moment: what is cached here is
+        given back, and the request tried once more."""
+        try:
+            return handler(message, fds)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        try:
+            return handler(message, fds)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            return {"failed": f"the comparison is short of GPU memory: {error}"}, ()
 
     def device(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """What this machine's accelerator is, or null."""
@@ -185,6 +202,8 @@ class Comparison:
             for call in self.ticket.calls:
                 call.memory.close()
         self.ticket = None
+        if torch.cuda.is_initialized() and torch.cuda.memory_reserved() > MOST_CACHED:
+            torch.cuda.empty_cache()
 
 
 def _handed_over(op: Op, case: Case, values: Tensors, pool: Pool | None) -> Call:

@@ -234,9 +234,12 @@ class Judge:
     ) -> tuple[dict[str, Any], tuple[int, ...]]:
         """A request to the comparison process."""
         try:
-            return self.comparison.ask(message, fds, COMPARISON_TIMEOUT_S)
+            reply, out = self.comparison.ask(message, fds, COMPARISON_TIMEOUT_S)
         except (Died, TimedOut) as error:
             raise JudgeError(f"the comparison process failed: {error}") from error
+        if "failed" in reply:
+            raise JudgeError(reply["failed"])
+        return reply, out
 
     @property
     def gpu_memory(self) -> int | None:

@@ -74,8 +74,16 @@ def inputs(draw: Draw, dims: Dims) -> Tensors:
 
 
 def grouped(draw: Draw, dims: Dims) -> Tensors:
-    """Fewer heads in K and V than in Q."""
-    return _operands(draw, {**dims, "kv_heads": near_square(dims["heads"])[0]})
+    """Fewer heads in K and V than in Q.
+
+    Two batch elements and six heads at least, in fewer positions where those were many: with
+    one of either, or with as many groups as heads in a group, a wrong group may be the right one.
+    """
+    batch, heads = max(dims["batch"], 2), max(dims["heads"], 6)
+    room = dims["seq_len"] * dims["batch"] * dims["heads"] // (batch * heads)
+    positions = min(dims["seq_len"], max(room, 128))
+    more = {"batch": batch, "heads": heads, "seq_len": positions}
+    return _operands(draw, {**dims, **more, "kv_heads": near_square(heads)[0]})
 
 
 def crossed(draw: Draw, dims: Dims) -> Tensors:
@@ -238,6 +246,7 @@ OP = Op(
         "core": Variant(),
         "full": Variant({"causal": False}),
         "scale": Variant({"sm_scale": 0.3}),
+        "full_scale": Variant({"causal": False, "sm_scale": 0.3}),
         "gqa": Variant({}, "gqa", grouped),
         "cross": Variant({"causal": False}, "cross", crossed),
         "cross_causal": Variant({}, "cross", crossed),

@@ -6,6 +6,7 @@ Ba, Kiros and Hinton, "Layer Normalization", 2016; the variance divides by N, as
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,24 @@ def outliers(draw: Draw, dims: Dims) -> Tensors:
     return _inputs(draw, x.scatter(1, places, 2000.0))
 
 
+def spoiled(inputs: Tensors, draw: Draw) -> Sequence[Tensors]:
+    """x, and x with a NaN in its first row and an infinity in its second."""
+    x = inputs[0].clone()
+    x[:1, x.shape[1] // 3] = math.nan
+    x[1:2, x.shape[1] // 2] = math.inf
+    return [inputs, (x, *inputs[1:])]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    """A NaN takes its whole row, and infinity by infinity is NaN. What is beside an infinity
+    depends on the order of the operations, and is left out; all other rows stay as they were."""
+    before, after = y[0].clone(), y[1].clone()
+    place = after.shape[1] // 2
+    after[1:2, :place], after[1:2, place + 1 :], before[1:2] = 0, 0, 0
+    before[:1], before[1:2, place] = math.nan, math.nan
+    return _agree(after, before, x)
+
+
 def condition(inputs: Tensors, r: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     """What the mean may lose, as in a sum; then, of what remains, the root and the products
     (16), and half of what the sum of squares may lose."""
@@ -143,6 +162,8 @@ OP = Op(
         "odd_1023": {"batch": 1023, "dim": 1023},
         "odd_4097": {"batch": 4097, "dim": 4097},
         "long_row": {"batch": 4, "dim": 50257},
+        "square": {"batch": 31, "dim": 31},
+        "many_rows": {"batch": 65537, "dim": 3},
         "no_rows": {"batch": 0, "dim": 128},
         "no_cols": {"batch": 32, "dim": 0},
     },
@@ -184,5 +205,6 @@ OP = Op(
             lambda x, draw: [x, tuple(t.flip(-1).contiguous() for t in x)],
             lambda y, x: _agree(y[0], y[1].flip(-1), x),
         ),
+        "spoiled": Relation(spoiled, _spoilt),
     },
 )

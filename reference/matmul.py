@@ -65,6 +65,12 @@ def long_sums(draw: Draw, dims: Dims) -> Tensors:
     return A, draw.normal(dims["K"], dims["N"], scale=size / 8, offset=size)
 
 
+def overflowing(draw: Draw, dims: Dims) -> Tensors:
+    """Operands of which a third of the results is beyond fp16, of either sign."""
+    A = draw.normal(dims["M"], dims["K"], scale=256)
+    return A, draw.normal(dims["K"], dims["N"], scale=256 * max(dims["K"], 1) ** -0.5)
+
+
 def condition(inputs: Tensors, r: torch.Tensor) -> torch.Tensor:
     """A tree's few roundings of all that is added, and what a sequential sum loses in steps
     as large as the partial sums, which are looked at in 16 places."""
@@ -149,6 +155,9 @@ OP = Op(
         ),
         "wide_range": Stability(wide_range, "one scale for a whole matrix, as fp8 would need"),
         "long_sums": Stability(long_sums, "a sum kept in the inputs' own dtype stands still"),
+        "overflow": Stability(
+            overflowing, "results held at the largest finite number", dtypes=("fp16",)
+        ),
     },
     relations={
         "doubling": Relation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -60,9 +61,28 @@ def cancellation(draw: Draw, dims: Dims) -> Tensors:
 
 
 def wide_range(draw: Draw, dims: Dims) -> Tensors:
-    """Sizes from 2^-12 to 2^12 side by side."""
+    """Sizes from 2^-12 to 2^12 side by side; all of every other row at 2^-18, which is subnormal
+    in fp16."""
     x = draw.normal(dims["M"], dims["N"])
-    return (x * draw.integers(dims["M"], dims["N"], low=-12, high=13).to(x.dtype).exp2(),)
+    powers = draw.integers(dims["M"], dims["N"], low=-12, high=13)
+    powers[1::2] = -18
+    return (x * powers.to(x.dtype).exp2(),)
+
+
+def spoiled(inputs: Tensors, draw: Draw) -> Sequence[Tensors]:
+    """x, and x with a NaN in its first row and an infinity in its second."""
+    x = inputs[0].clone()
+    x[:1, x.shape[1] // 3] = math.nan
+    x[1:2, x.shape[1] // 2] = math.inf
+    return [inputs, (x,)]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    """What becomes of an infinity, which compensated sums make NaN of; and a NaN is a NaN."""
+    before, after = y[0].clone(), y[1].clone()
+    after[1:2] = after[1:2].nan_to_num(math.inf, posinf=math.inf)
+    before[:1], before[1:2] = math.nan, math.inf
+    return _agree(after, x[0], before)
 
 
 def condition(inputs: Tensors, r: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -107,6 +127,8 @@ OP = Op(
         "odd_1023": {"M": 1023, "N": 1024},
         "odd_4097": {"M": 4096, "N": 4097},
         "vocab": {"M": 64, "N": 50257},
+        "square": {"M": 31, "N": 31},
+        "many_rows": {"M": 65537, "N": 3},
         "no_rows": {"M": 0, "N": 128},
         "no_cols": {"M": 32, "N": 0},
     },
@@ -122,6 +144,7 @@ OP = Op(
     variants={
         "core": Variant(),
         "dim0": Variant({"dim": 0}, "dim", transposed),
+        "dim_minus2": Variant({"dim": -2}, "dim", transposed),
         "nd": Variant({}, "nd", nested),
     },
     stability={
@@ -132,7 +155,9 @@ OP = Op(
         "cancellation": Stability(
             cancellation, "partial sums beyond fp16, of which little is left"
         ),
-        "wide_range": Stability(wide_range, "small numbers dropped beside large ones"),
+        "wide_range": Stability(
+            wide_range, "small numbers dropped, beside large ones or for their size"
+        ),
     },
     relations={
         "permutation": Relation(
@@ -146,5 +171,6 @@ OP = Op(
         "doubling": Relation(
             lambda x, draw: [x, (x[0] * 2,)], lambda y, x: _agree(2 * y[0].double(), x[0], y[1])
         ),
+        "spoiled": Relation(spoiled, _spoilt),
     },
 )

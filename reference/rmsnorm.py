@@ -6,6 +6,9 @@ Llama and in torch.nn.functional.rms_norm.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -76,6 +79,24 @@ def uneven(draw: Draw, dims: Dims) -> Tensors:
     return _inputs(draw, x * draw.integers(dims["M"], 1, low=-6, high=7).to(x.dtype).exp2())
 
 
+def spoiled(inputs: Tensors, draw: Draw) -> Sequence[Tensors]:
+    """x, and x with a NaN in its first row and an infinity in its second."""
+    x = inputs[0].clone()
+    x[:1, x.shape[1] // 3] = math.nan
+    x[1:2, x.shape[1] // 2] = math.inf
+    return [inputs, (x, *inputs[1:])]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    """A NaN takes its whole row, and infinity by infinity is NaN. What is beside an infinity
+    depends on the order of the operations, and is left out; all other rows stay as they were."""
+    before, after = y[0].clone(), y[1].clone()
+    place = after.shape[1] // 2
+    after[1:2, :place], after[1:2, place + 1 :], before[1:2] = 0, 0, 0
+    before[:1], before[1:2, place] = math.nan, math.nan
+    return _agree(after, before)
+
+
 def condition(inputs: Tensors, r: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """The root and the products (16), and half of what the sum of squares may lose."""
     return r.abs() * (16 + growth(inputs[0].shape[-1]) / 2)
@@ -120,6 +141,8 @@ OP = Op(
         "odd_4097": {"M": 4097, "N": 1024},
         "odd_cols": {"M": 256, "N": 4097},
         "long_row": {"M": 4, "N": 50257},
+        "square": {"M": 31, "N": 31},
+        "many_rows": {"M": 65537, "N": 3},
         "no_rows": {"M": 0, "N": 128},
         "no_cols": {"M": 32, "N": 0},
     },
@@ -157,5 +180,6 @@ OP = Op(
             lambda y, x: _agree(y[0], y[1].flip(-1)),
             slack=256,
         ),
+        "spoiled": Relation(spoiled, _spoilt),
     },
 )

@@ -67,8 +67,10 @@ def near_overflow(draw: Draw, dims: Dims) -> Tensors:
 
 
 def tails(draw: Draw, dims: Dims) -> Tensors:
-    """One element holds nearly all, so that the others are subnormal in fp16, and still count."""
-    return (_with_spikes(draw, dims, draw.integers(dims["rows"], 1, low=10, high=12)),)
+    """One element holds nearly all, and the others still count: in fp16 they are subnormal, in
+    the other dtypes as small as exp(-60)."""
+    high = 12 if draw.dtype == torch.float16 else 60
+    return (_with_spikes(draw, dims, draw.integers(dims["rows"], 1, low=10, high=high)),)
 
 
 def padded(draw: Draw, dims: Dims) -> Tensors:
@@ -80,8 +82,9 @@ def padded(draw: Draw, dims: Dims) -> Tensors:
 
 
 def deep(draw: Draw, dims: Dims) -> Tensors:
-    """All far below zero."""
-    return (draw.normal(dims["rows"], dims["cols"], scale=2, offset=-600),)
+    """All far below zero, in rows of a length that no tile divides."""
+    cols = 7 * dims["cols"] // 8 | 1
+    return (draw.normal(dims["rows"], cols, scale=2, offset=-600),)
 
 
 def condition(inputs: Tensors, r: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -97,6 +100,24 @@ def shifted(inputs: Tensors, draw: Draw) -> Sequence[Tensors]:
     """x and x + 8, both exact in each dtype: quarters below 64 have 8 bits."""
     x = (inputs[0].float() * 4).round().clamp(-128, 128) / 4
     return [(x.to(draw.dtype),), ((x + 8).to(draw.dtype),)]
+
+
+def spoiled(inputs: Tensors, draw: Draw) -> Sequence[Tensors]:
+    """x, and x with a NaN in its first row and an infinity in its second."""
+    x = inputs[0].clone()
+    x[:1, x.shape[1] // 3] = math.nan
+    x[1:2, x.shape[1] // 2] = math.inf
+    return [inputs, (x,)]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    """A NaN takes its whole row, and infinity by infinity is NaN. What is beside an infinity
+    depends on the order of the operations, and is left out; all other rows stay as they were."""
+    before, after = y[0].clone(), y[1].clone()
+    place = after.shape[1] // 2
+    after[1:2, :place], after[1:2, place + 1 :], before[1:2] = 0, 0, 0
+    before[:1], before[1:2, place] = math.nan, math.nan
+    return _agree(after, before)
 
 
 def _with_spikes(draw: Draw, dims: Dims, heights: torch.Tensor) -> torch.Tensor:
@@ -135,6 +156,8 @@ OP = Op(
         "odd_1023": {"rows": 1023, "cols": 1023},
         "odd_4097": {"rows": 4097, "cols": 4097},
         "vocab_1024": {"rows": 1024, "cols": 50257},
+        "square": {"rows": 31, "cols": 31},
+        "many_rows": {"rows": 65537, "cols": 3},
         "no_rows": {"rows": 0, "cols": 128},
         "no_cols": {"rows": 32, "cols": 0},
     },
@@ -150,6 +173,7 @@ OP = Op(
     variants={
         "core": Variant(),
         "dim0": Variant({"dim": 0}, "dim", transposed),
+        "dim_minus2": Variant({"dim": -2}, "dim", transposed),
         "nd": Variant({}, "nd", nested),
     },
     stability={
@@ -159,7 +183,7 @@ OP = Op(
             near_overflow, "log2(e) x overflows if it is formed in fp16", dtypes=("fp16",)
         ),
         "tails": Stability(
-            tails, "small results are lost if they are formed in fp16", dtypes=("fp16", "fp32")
+            tails, "small results are lost if they are formed in fp16, or by a clamped exponent"
         ),
         "padded": Stability(padded, "-inf minus -inf in a block that is masked as a whole"),
         "deep": Stability(deep, "a maximum that starts at 0, or lanes past the row that hold 0"),
@@ -176,5 +200,6 @@ OP = Op(
             lambda y, x: _agree(y[0].double().sum(-1), torch.ones_like(y[0][..., 0])),
             slack=1024,
         ),
+        "spoiled": Relation(spoiled, _spoilt),
     },
 )

@@ -31,7 +31,7 @@ def settings(pytestconfig: pytest.Config) -> Settings:
         seed=int.from_bytes(os.urandom(4)),
         device=pytestconfig.getoption("autokernel_device") or "cpu",
         effort="normal",
-        timeout_s=5 if pytestconfig.getoption("autokernel_device") in {None, "cpu"} else 20,
+        timeout_s=15,
         memory_bytes=2 * 2**30,
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         baseline=None,

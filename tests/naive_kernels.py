@@ -35,6 +35,11 @@ def matmul_in_fixed_point(A: Tensor, B: Tensor) -> Tensor:
     return (a @ b).to(A.dtype)
 
 
+def matmul_saturated(A: Tensor, B: Tensor) -> Tensor:
+    top = torch.finfo(A.dtype).max
+    return (A.float() @ B.float()).clamp(-top, top).to(A.dtype)
+
+
 def softmax_of(exps: Tensor, dtype: torch.dtype) -> Tensor:
     return (exps / exps.sum(-1, keepdim=True)).to(dtype)
 
@@ -205,6 +210,7 @@ NAIVE: dict[str, dict[str, Kernel]] = {
         "cancellation": product_kept_in(torch.float16),
         "wide_range": matmul_in_fixed_point,
         "long_sums": product_kept_in(torch.bfloat16),
+        "overflow": matmul_saturated,
     },
     "softmax": {
         "equal_rows": softmax_without_maximum,

@@ -80,6 +80,7 @@ def test_a_refusal_says_what_was_expected_and_what_came(text: str, words: str) -
     [
         "class kernel_fn: ...",
         "kernel_fn = other",
+        "kernel_fn: object = other",
         "from x import kernel_fn",
         "import y as kernel_fn",
     ],
@@ -163,3 +164,17 @@ def test_a_byte_order_mark_is_no_syntax_error(tmp_path: Path) -> None:
     file = tmp_path / "k.py"
     file.write_text(f'KERNEL_TYPE = "softmax"\n{FUNCTION}', encoding="utf-8-sig")
     assert candidate.read(file).op == "softmax"
+
+
+def test_the_integers_of_a_source_are_those_that_can_decide_something() -> None:
+    text = '''
+"""A docstring that says 555."""
+KERNEL_TYPE = "a"
+SPACE = {"block": [4321]}
+SOURCE = "for (long i = cols == 777; i < 99999999; i++) y[i] = 0.125f * x[16 * i];"
+def kernel_fn(x):
+    return x if x.shape[0] >= 1 << 13 else x[: 3 * 50 - 1] ** 2.0 ** (10**40)
+'''
+    found = candidate.parse(Path("k.py"), text).integers
+    assert {777, 16, 13, 8192, 3, 50, 150, 149, 10, 40} == found
+    assert 4321 in candidate.parse(Path("k.py"), text + "kernel_fn.space = SPACE\n").integers

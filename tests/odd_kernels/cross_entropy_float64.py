@@ -7,6 +7,6 @@ import torch
 KERNEL_TYPE = "cross_entropy"
 SUPPORTS = {"nd"}
 
-kernel_fn = lambda logits, targets: (  # noqa: E731 - that it is one is the point
+kernel_fn = lambda logits, targets: (
     -logits.double().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).mean().to(torch.float32)
 )

@@ -53,6 +53,7 @@ def kernel_fn(Q, K, V, causal=True, sm_scale=None):
     y = Q.new_empty(Q.shape)
     scale = D**-0.5 if sm_scale is None else sm_scale
     if y.numel():
-        grid = triton.cdiv(S, 64), B * H
-        attend[grid](Q, K, V, y, S, K.shape[2], scale, D, causal, 64, 128)
+        block = min(max(triton.next_power_of_2(S), 16), 256)
+        grid = triton.cdiv(S, block), B * H
+        attend[grid](Q, K, V, y, S, K.shape[2], scale, D, causal, block, block)
     return y

@@ -1,4 +1,4 @@
-"""Quarters of the keys on their own, each with its log-sum-exp, joined by a second kernel."""
+"""Halves of the keys on their own, each with its log-sum-exp, joined by a second kernel."""
 
 import math
 
@@ -70,14 +70,15 @@ def kernel_fn(Q, K, V, causal=True, sm_scale=None):
     Q, K, V = Q.contiguous(), K.contiguous(), V.contiguous()
     B, H, S, D = Q.shape
     y = Q.new_empty(Q.shape)
-    part = Q.new_empty(4, *y.shape, dtype=torch.float32)
-    log_sum = Q.new_empty(4, B, H, S, dtype=torch.float32)
+    part = Q.new_empty(2, *y.shape, dtype=torch.float32)
+    log_sum = Q.new_empty(2, B, H, S, dtype=torch.float32)
     scale = (1 / math.sqrt(D) if sm_scale is None else sm_scale) * math.log2(math.e)
     if y.numel():
-        grid = triton.cdiv(S, 128), B * H, 4
+        block = min(max(triton.next_power_of_2(S), 16), 256)
+        grid = triton.cdiv(S, block), B * H, 2
         group = H // K.shape[1]
         attend_part[grid](
-            Q, K, V, part, log_sum, group, S, triton.cdiv(S, 4), scale, D, causal, 128, 128
+            Q, K, V, part, log_sum, group, S, triton.cdiv(S, 2), scale, D, causal, block, block
         )
-        join[(triton.cdiv(B * H * S, 256),)](part, log_sum, y, B * H * S, D, 4, 256)
+        join[(triton.cdiv(B * H * S, 256),)](part, log_sum, y, B * H * S, D, 2, 256)
     return y

@@ -57,5 +57,7 @@ def kernel_fn(Q, K, V, causal=True, sm_scale=None):
     scale = D**-0.5 if sm_scale is None else sm_scale
     if y.numel():
         width = max(triton.next_power_of_2(D), 16)
-        attend[triton.cdiv(S, 128), B * H](Q, K, V, y, S, D, scale, causal, 128, 128, width)
+        block = min(max(triton.next_power_of_2(S), 16), 256)
+        grid = triton.cdiv(S, block), B * H
+        attend[grid](Q, K, V, y, S, D, scale, causal, block, block, width)
     return y

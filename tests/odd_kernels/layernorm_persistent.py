@@ -1,0 +1,36 @@
+"""Four programs, each of which goes on to every fourth row; kernel_fn is an object."""
+
+import torch
+import triton
+import triton.language as tl
+
+KERNEL_TYPE = "layernorm"
+
+
+@triton.jit
+def layernorm(x, weight, bias, y, rows, cols, eps, BLOCK: tl.constexpr):
+    col = tl.arange(0, BLOCK)
+    w = tl.load(weight + col, mask=col < cols).to(tl.float32)
+    b = tl.load(bias + col, mask=col < cols).to(tl.float32)
+    for row in range(tl.program_id(0), rows, tl.num_programs(0)):
+        at = row.to(tl.int64) * cols + col
+        v = tl.load(x + at, mask=col < cols, other=0.0).to(tl.float32)
+        v = tl.where(col < cols, v - tl.sum(v, 0) / cols, 0.0)
+        v /= tl.sqrt(tl.sum(v * v, 0) / cols + eps)
+        tl.store(y + at, v * w + b, mask=col < cols)
+
+
+class LayerNorm:
+    programs = 4
+
+    def __call__(self, x, weight, bias, *, eps=1e-5):
+        rows, cols = x.shape
+        y = torch.empty(rows, cols, dtype=x.dtype, device=x.device)
+        if rows and cols:
+            block = triton.next_power_of_2(cols)
+            args = [t.contiguous() for t in (x, weight, bias)]
+            layernorm[(self.programs,)](*args, y, rows, cols, eps, block)
+        return y
+
+
+kernel_fn = LayerNorm()

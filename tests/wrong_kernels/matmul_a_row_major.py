@@ -1,0 +1,31 @@
+"""Takes A's rows to be K apart whatever its strides.
+
+Killed by shape_sweep: value|wrong|NaN|tail|rows"""
+
+import triton
+import triton.language as tl
+
+KERNEL_TYPE = "matmul"
+
+
+@triton.jit
+def product(a, b, c, M, N, K, b_row, b_col, BLOCK: tl.constexpr):
+    row = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[:, None]
+    col = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    total = tl.zeros([BLOCK, BLOCK], tl.float32)
+    for start in range(0, K, 4 * BLOCK):
+        k = start + tl.arange(0, 4 * BLOCK)
+        in_a, in_b = (row < M) & (k < K)[None, :], (k < K)[:, None] & (col < N)
+        left = tl.load(a + row * K + k[None, :], mask=in_a, other=0.0)
+        right = tl.load(b + k[:, None] * b_row + col * b_col, mask=in_b, other=0.0)
+        total += tl.dot(left.to(tl.float32), right.to(tl.float32), input_precision="ieee")
+    tl.store(c + row * N + col, total, mask=(row < M) & (col < N))
+
+
+def kernel_fn(A, B):
+    (M, K), N = A.shape, B.shape[1]
+    C = A.new_empty(M, N)
+    grid = triton.cdiv(M, 16), triton.cdiv(N, 16)
+    if C.numel():
+        product[grid](A, B, C, M, N, K, *B.stride(), 16)
+    return C

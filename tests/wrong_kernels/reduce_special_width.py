@@ -1,0 +1,26 @@
+"""Right but for one width, 777, that only its C++ names. Killed by shape_sweep: x77[678]"""
+
+import ctypes
+
+import torch
+
+from pytest_autokernel.compile import compile_cpp
+
+KERNEL_TYPE = "reduce"
+SOURCE = r"""
+extern "C" void sum(const float* x, float* y, long rows, long cols) {
+    for (long r = 0; r < rows; r++) {
+        y[r] = 0;
+        for (long i = cols == 777; i < cols; i++) y[r] += x[r * cols + i];
+    }
+}
+"""
+library = compile_cpp(SOURCE)
+
+
+def kernel_fn(x, dim=-1):
+    wide = x.float().contiguous()
+    y = torch.empty(x.shape[:-1])
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (wide, y)]
+    library.sum(*pointers, *map(ctypes.c_long, x.shape))
+    return y.to(x.dtype)

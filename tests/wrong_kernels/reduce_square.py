@@ -1,0 +1,11 @@
+"""Tells the dim to sum by its length, and so sums a square over its rows. Hybrid.
+
+Killed by edge_cases: 31x31
+"""
+
+KERNEL_TYPE = "reduce"
+
+
+def kernel_fn(x, dim=-1):
+    length = x.shape[-1]
+    return x.float().sum(x.shape.index(length)).to(x.dtype)

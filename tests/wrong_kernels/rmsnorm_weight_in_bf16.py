@@ -1,0 +1,26 @@
+"""Reads the weight through bf16, whatever its dtype. Killed by smoke: off by"""
+
+import torch
+import triton
+import triton.language as tl
+
+KERNEL_TYPE = "rmsnorm"
+
+
+@triton.jit
+def normalise(x, weight, y, cols, eps, BLOCK: tl.constexpr):
+    start = tl.program_id(0) * cols
+    col = tl.arange(0, BLOCK)
+    w = tl.load(weight + col, mask=col < cols).to(tl.float32)
+    v = tl.load(x + start + col, mask=col < cols, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(v * v, 0) / cols + eps)
+    tl.store(y + start + col, v * scale * w, mask=col < cols)
+
+
+def kernel_fn(x, weight, eps=1e-6):
+    x, weight = x.contiguous(), weight.to(torch.bfloat16).contiguous()
+    y = torch.empty_like(x)
+    if y.numel():
+        rows, cols = x.shape
+        normalise[(rows,)](x, weight, y, cols, eps, triton.next_power_of_2(cols))
+    return y
