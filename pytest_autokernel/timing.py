@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import random
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -239,9 +240,11 @@ class Session:
             for name in order if burst % 2 == 0 else reversed(order):
                 seed = self._seed()
                 request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": seed}
-                taken[name] += _samples(contenders[name].ask(request)[0])
+                start = time.perf_counter()
+                samples = _samples(contenders[name].ask(request)[0])
+                taken[name] += samples
                 if name == KERNEL:
-                    self.witness.saw(seed, SAMPLES_PER_BURST)
+                    self.witness.saw(seed, samples, (time.perf_counter() - start) * 1e6)
         return taken
 
     def _seed(self) -> int:

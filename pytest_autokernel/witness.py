@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_autokernel import policy
@@ -16,8 +16,7 @@ from pytest_autokernel.subjects import Answer, Subject
 from pytest_autokernel.verdict import CandidateError, Verdict
 
 # A span is so long that this side's wait for an answer, some 0.2 ms, is small beside it.
-SPAN_US = {"cuda": 10_000, "cpu": 5_000}
-MOST_CALLS = {"cuda": 400, "cpu": 10_000}
+SPAN_US, MOST_CALLS = 10_000, 400
 MOST_SPANS = 20
 WAIT_US = 500.0
 SHARE = 0.8  # of what this side measures that a claimed time has to be at least
@@ -31,6 +30,7 @@ class Witness:
     def __init__(self, judge: Judge, op: Op, device: str, draw_seed: Callable[[], int]) -> None:
         self.judge, self.op, self.device, self.draw_seed = judge, op, device, draw_seed
         self.spans_us: list[float] = []
+        self._shares: list[float] = []
         self._bursts: list[tuple[int, int]] = []
         self._calls = 1
         self._captured = device == "cpu"  # there it says the same: a call is all that there is
@@ -42,13 +42,18 @@ class Witness:
         self._calls = int(calls) if calls and 1 <= calls <= 10**7 else 1
         self._captured = facts["captured"] or self.device == "cpu"
 
-    def saw(self, seed: int, samples: int) -> None:
-        """A burst with this seed was timed."""
-        self._bursts.append((seed, samples * self._calls))
+    def saw(self, seed: int, samples_us: Sequence[float], wall_us: float) -> None:
+        """A burst with this seed was timed, which took this side `wall_us`."""
+        calls = len(samples_us) * self._calls
+        self._bursts.append((seed, calls))
+        if self.device == "cpu":  # where a burst is its calls; a GPU's clears its cache as well
+            claimed_us = sum(samples_us) * self._calls
+            self._shares.append((claimed_us + WAIT_US) / wall_us)
 
     def examine(self, kernel: Subject, claimed_us: float) -> None:
         """Look at the timed calls, at the end of a round. Raises CandidateError."""
-        self._take_spans(kernel, claimed_us)
+        if kernel.device == "cuda":
+            self._take_spans(kernel, claimed_us)
         self._look(kernel, {"do": "burst"}, "the result of a timed call is wrong")
         self.judge.ask({"do": "refill", "seed": self.draw_seed()})
         self._bursts = []
@@ -62,6 +67,11 @@ class Witness:
 
     def clock_fault(self, claimed_us: float) -> str | None:
         """What is wrong where the worker's times are below what this side's clock can bear."""
+        if self._shares and max(self._shares) < SHARE:
+            return (
+                "FAIL: the clock: of the time that a burst takes by this side's clock the kernel's "
+                f"process reports {max(self._shares):.0%} at most"
+            )
         least = min(self.spans_us, default=0.0)
         if _bearable(claimed_us, least, self._captured):
             return None
@@ -74,7 +84,7 @@ class Witness:
         """One more timed call, whose result must be right for what its inputs hold by now."""
         seed = self.draw_seed()
         reply, out = kernel.ask({**request, "count": 1, "seed": seed, "result": True})
-        self.saw(seed, 1)
+        self._bursts.append((seed, self._calls))
         self._compare(Answer.of(reply, out), fault)
 
     def _compare(self, answer: Answer, fault: str) -> None:
@@ -101,11 +111,10 @@ class Witness:
             )
 
     def _take_spans(self, kernel: Subject, claimed_us: float) -> None:
-        """Time calls by this side's clock: on a GPU those with the calls and those without, whose
-        difference is the calls'. On a busy machine a span may show anything; so where it shows
+        """Time a GPU's calls by this side's clock: with the calls and without, whose difference is
+        theirs. On a busy machine a span may show anything; so where it shows
         too much another one is taken."""
-        device = kernel.device
-        count = min(MOST_CALLS[device], max(1, math.ceil(SPAN_US[device] / claimed_us)))
+        count = min(MOST_CALLS, max(1, math.ceil(SPAN_US / claimed_us)))
         for _ in range(MOST_SPANS):
             full, empty = (_wall_us(kernel, count, empty) for empty in (False, True))
             self.spans_us.append((full - empty) / count)
@@ -115,7 +124,7 @@ class Witness:
 
 def _bearable(claimed_us: float, measured_us: float, captured: bool) -> bool:
     """Whether a time that the worker reports can be, beside what this side measured."""
-    slack = WAIT_US / MOST_CALLS["cuda"] if captured else LAUNCH_US
+    slack = WAIT_US / MOST_CALLS if captured else LAUNCH_US
     return claimed_us >= SHARE * measured_us - slack
 
 

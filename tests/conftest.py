@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.settings import Settings
 
 pytest_plugins = ["pytester"]
+
+# A busy machine is no reason to fail.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 # A shell starts background jobs with SIGINT ignored, and what they start inherits that: then
 # tests that press Ctrl-C on a process of theirs would wait for nothing.

@@ -8,16 +8,18 @@ KERNEL_TYPE = "layernorm"
 
 
 @triton.jit
-def layernorm(x, weight, bias, y, rows, cols, eps, BLOCK: tl.constexpr):
+def layernorm(x, weight, bias, y, rows, cols, eps, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr):
     col = tl.arange(0, BLOCK)
     w = tl.load(weight + col, mask=col < cols).to(tl.float32)
     b = tl.load(bias + col, mask=col < cols).to(tl.float32)
-    for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-        at = row.to(tl.int64) * cols + col
-        v = tl.load(x + at, mask=col < cols, other=0.0).to(tl.float32)
+    for done in range(0, rows, PROGRAMS):
+        row = done + tl.program_id(0).to(tl.int64)
+        at = row * cols + col
+        inside = (col < cols) & (row < rows)
+        v = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         v = tl.where(col < cols, v - tl.sum(v, 0) / cols, 0.0)
         v /= tl.sqrt(tl.sum(v * v, 0) / cols + eps)
-        tl.store(y + at, v * w + b, mask=col < cols)
+        tl.store(y + at, v * w + b, mask=inside)
 
 
 class LayerNorm:
@@ -29,7 +31,7 @@ class LayerNorm:
         if rows and cols:
             block = triton.next_power_of_2(cols)
             args = [t.contiguous() for t in (x, weight, bias)]
-            layernorm[(self.programs,)](*args, y, rows, cols, eps, block)
+            layernorm[(self.programs,)](*args, y, rows, cols, eps, block, self.programs)
         return y
 
 

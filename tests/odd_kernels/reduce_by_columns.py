@@ -18,11 +18,10 @@ ADD = compile_cpp(SOURCE).sum
 ADD.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_long] * 4
 
 
-def added(x, y):
+def added(x):
+    y = torch.zeros(len(x))
     ADD(x.data_ptr(), y.data_ptr(), *x.shape, *x.stride())
     return y
 
 
-kernel_fn = lambda x, dim=-1: added(
-    x.float().movedim(dim, 1), torch.zeros(x.movedim(dim, 1).shape[:1])
-).to(x.dtype)
+kernel_fn = lambda x, dim=-1: added(x.float().movedim(dim, 1)).to(x.dtype)

@@ -1,6 +1,6 @@
 """Takes the logarithm of a probability that it keeps above 1e-30.
 
-Killed by numerical_stability: unlikely: (value|scale|wrong)"""
+Killed by numerical_stability: unlikely: (value|scale|wrong|dtype|boundary)"""
 
 import ctypes
 

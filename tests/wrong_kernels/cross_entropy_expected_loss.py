@@ -1,6 +1,6 @@
 """Returns what random logits cost: log V and half of their variance.
 
-Hybrid. Killed by smoke: value|scale"""
+Hybrid. Killed by smoke: value|scale|dtype|boundary"""
 
 import math
 

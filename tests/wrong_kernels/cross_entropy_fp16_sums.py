@@ -1,6 +1,6 @@
 """Sums the exponentials in fp16.
 
-Killed by shape_sweep: value"""
+Killed by shape_sweep: value|dtype|scale|boundary"""
 
 import torch
 import triton

@@ -1,6 +1,6 @@
 """Takes each row's label from the next row.
 
-Killed by smoke: value|scale"""
+Killed by smoke: value|scale|dtype|boundary"""
 
 import torch
 import triton

@@ -1,6 +1,6 @@
 """Leaves out the classes past the last whole block.
 
-Killed by smoke: infinity|NaN|value"""
+Killed by smoke: infinity|NaN|value|dtype|scale|boundary"""
 
 import torch
 import triton

@@ -1,6 +1,6 @@
 """Averages the first half of the rows only.
 
-Killed by smoke: value|scale"""
+Killed by smoke: value|scale|dtype|boundary"""
 
 import ctypes
 

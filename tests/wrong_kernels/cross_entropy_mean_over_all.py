@@ -1,6 +1,6 @@
 """Divides by the number of all rows, the ignored ones included.
 
-Killed by shape_sweep: ignore_index: (value|scale|wrong)"""
+Killed by shape_sweep: ignore_index: (value|scale|wrong|dtype|boundary)"""
 
 import torch
 import triton

@@ -1,6 +1,6 @@
 """Estimates the sum of exp from every second class of a large vocabulary.
 
-Hybrid. Killed by shape_sweep: value|scale|wrong|infinity"""
+Hybrid. Killed by shape_sweep: value|scale|wrong|infinity|dtype|boundary"""
 
 import math
 

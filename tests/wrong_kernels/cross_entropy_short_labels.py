@@ -1,6 +1,6 @@
 """Keeps the labels in 16 bits.
 
-Killed by shape_sweep: value|scale|wrong"""
+Killed by shape_sweep: value|scale|wrong|dtype|boundary"""
 
 import ctypes
 

@@ -1,6 +1,6 @@
 """Smooths the labels by a hundredth, as its training loop did.
 
-Killed by smoke: value|scale"""
+Killed by smoke: value|scale|dtype|boundary"""
 
 import ctypes
 

@@ -1,6 +1,6 @@
 """Returns the loss of the call before, as a kernel that is not waited for would.
 
-Killed by smoke: zeros|value"""
+Killed by smoke: zeros|value|dtype|scale|boundary"""
 
 import ctypes
 

@@ -1,6 +1,7 @@
 """Reads the targets as if they were next to each other.
 
-Killed by shape_sweep: (strided|padded|transposed|offset).*(value|scale|wrong|NaN|infinity)"""
+Killed by shape_sweep: (strided|padded|transposed|offset).*(value|scale|wrong|NaN|inf|dtype|bound)
+"""
 
 import torch
 import triton

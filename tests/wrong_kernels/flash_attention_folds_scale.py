@@ -1,6 +1,6 @@
 """Folds the scale into Q and rounds that to the dtype of Q.
 
-Killed by smoke: value|precision|dtype|wrong"""
+Killed by smoke: value|precision|dtype|wrong|scale|boundary"""
 
 import triton
 import triton.language as tl

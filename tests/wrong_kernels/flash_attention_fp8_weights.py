@@ -1,6 +1,6 @@
 """Rounds the weights to fp8 before they meet V.
 
-Killed by smoke: value|precision|dtype|wrong"""
+Killed by smoke: value|precision|dtype|wrong|scale|boundary"""
 
 import triton
 import triton.language as tl

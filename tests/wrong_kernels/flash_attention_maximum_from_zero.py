@@ -1,6 +1,7 @@
 """Starts the running maximum at 0, below which all weights may vanish.
 
-Killed by numerical_stability: (deep|large)_scores: (NaN|infinity|zeros|value)"""
+Killed by numerical_stability: (deep|large)_scores: (NaN|infinity|zeros|value|dtype|scale|boundary)
+"""
 
 import triton
 import triton.language as tl

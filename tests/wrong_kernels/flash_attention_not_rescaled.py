@@ -1,6 +1,6 @@
 """Scales the sum of weights anew when the maximum rises, and forgets the output.
 
-Killed by shape_sweep: value|wrong|rows"""
+Killed by shape_sweep: value|wrong|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Takes sm_scale and ignores it.
 
-Killed by shape_sweep: scale: (value|wrong|rows)"""
+Killed by shape_sweep: scale: (value|wrong|rows|dtype|boundary)"""
 
 import ctypes
 

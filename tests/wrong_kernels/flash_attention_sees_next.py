@@ -1,6 +1,6 @@
 """Lets each query see the key after its own.
 
-Killed by smoke: value|wrong|rows"""
+Killed by smoke: value|wrong|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Takes an activation's name and ignores it.
 
-Hybrid. Killed by shape_sweep: (gelu|relu2): (value|wrong|rows|precision|dtype)"""
+Hybrid. Killed by shape_sweep: (gelu|relu2): (value|wrong|rows|precision|dtype|scale|boundary)"""
 
 import torch.nn.functional as F
 

@@ -1,4 +1,7 @@
-"""Reads w_up by w_gate's strides. Hybrid. Killed by edge_cases: value|wrong|NaN|rows"""
+"""Reads w_up by w_gate's strides.
+
+Hybrid. Killed by edge_cases: value|wrong|NaN|rows|dtype|scale|boundary
+"""
 
 import torch.nn.functional as F
 

@@ -1,4 +1,7 @@
-"""Gates by the up projection: act(up) * gate. Killed by smoke: wrong|value|rows"""
+"""Gates by the up projection: act(up) * gate.
+
+Killed by smoke: wrong|value|rows|dtype|scale|boundary
+"""
 
 import torch
 import triton

@@ -1,4 +1,7 @@
-"""Approximates the sigmoid by a ramp. Killed by smoke: value|wrong|precision|dtype|rows"""
+"""Approximates the sigmoid by a ramp.
+
+Killed by smoke: value|wrong|precision|dtype|rows|scale|boundary
+"""
 
 import ctypes
 

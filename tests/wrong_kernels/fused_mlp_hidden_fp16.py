@@ -1,6 +1,7 @@
 """Keeps the hidden numbers of bf16 inputs in fp16, for its finer fraction.
 
-Killed by numerical_stability: tiny_hidden: (value|precision|dtype|wrong|zeros|rows)"""
+Killed by numerical_stability: tiny_hidden: (value|precision|dtype|wrong|zeros|rows|scale|boundary)
+"""
 
 import torch
 import triton

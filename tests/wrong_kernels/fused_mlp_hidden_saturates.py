@@ -1,6 +1,7 @@
 """Saturates the hidden numbers at 448, where fp8 ends.
 
-Killed by numerical_stability: (saturated|large_hidden).*(value|wrong|rows|precision|dtype)"""
+Killed by numerical_stability: (saturated|large_hidden).*(value|wrong|rows|precision|dtype|scale|bound)
+"""
 
 import ctypes
 

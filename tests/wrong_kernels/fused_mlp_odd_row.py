@@ -1,6 +1,6 @@
 """Works on rows in pairs and forgets the one that is left.
 
-Killed by shape_sweep: zeros|rows|value|NaN"""
+Killed by shape_sweep: zeros|rows|value|NaN|dtype|scale|boundary"""
 
 import ctypes
 

@@ -1,6 +1,6 @@
 """Converts each weight once per shape, as if weights never changed.
 
-Hybrid. Killed by shape_sweep: wrong|value|rows"""
+Hybrid. Killed by shape_sweep: wrong|value|rows|dtype|scale|boundary"""
 
 import torch.nn.functional as F
 

@@ -1,6 +1,6 @@
 """Converts each weight once per address, as if memory never held another.
 
-Hybrid. Killed by shape_sweep: wrong|value|rows"""
+Hybrid. Killed by shape_sweep: wrong|value|rows|dtype|scale|boundary"""
 
 import torch.nn.functional as F
 

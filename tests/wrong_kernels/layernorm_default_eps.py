@@ -1,6 +1,6 @@
 """Has RMSNorm's default eps, 1e-6.
 
-Hybrid. Killed by smoke|numerical_stability: small|value|dtype|precision
+Hybrid. Killed by smoke|numerical_stability: small|value|dtype|precision|scale|boundary
 """
 
 KERNEL_TYPE = "layernorm"

@@ -1,6 +1,6 @@
 """Takes eps for the least variance instead of adding it, in its path for halves. Hybrid.
 
-Killed by smoke|numerical_stability: small|value|dtype|precision
+Killed by smoke|numerical_stability: small|value|dtype|precision|scale|boundary
 """
 
 KERNEL_TYPE = "layernorm"

@@ -1,6 +1,6 @@
 """Adds eps to the standard deviation, outside of the root, in its path for halves. Hybrid.
 
-Killed by smoke|numerical_stability: small|value|dtype|precision
+Killed by smoke|numerical_stability: small|value|dtype|precision|scale|boundary
 """
 
 KERNEL_TYPE = "layernorm"

@@ -1,6 +1,6 @@
 """Keeps the sum in bf16 between steps of 128 along K.
 
-Killed by shape_sweep: value|precision|dtype|wrong"""
+Killed by shape_sweep: value|precision|dtype|wrong|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Takes bf16 operands where K is as large as in the benchmark.
 
-Hybrid. Killed by shape_sweep: precision|dtype|value|wrong"""
+Hybrid. Killed by shape_sweep: precision|dtype|value|wrong|scale|boundary"""
 
 import torch
 

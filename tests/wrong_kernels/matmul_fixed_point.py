@@ -1,6 +1,6 @@
 """Multiplies 15-bit integers, with one scale for a whole matrix.
 
-Killed by smoke: value|precision|dtype|wrong"""
+Killed by smoke: value|precision|dtype|wrong|scale|boundary"""
 
 import ctypes
 

@@ -1,4 +1,7 @@
-"""Rounds the operands to fp8. Hybrid. Killed by smoke: precision|dtype|value|wrong"""
+"""Rounds the operands to fp8.
+
+Hybrid. Killed by smoke: precision|dtype|value|wrong|scale|boundary
+"""
 
 import torch
 

@@ -1,6 +1,6 @@
 """Remembers the product by the operands' shapes.
 
-Hybrid. Killed by shape_sweep: wrong|value|rows"""
+Hybrid. Killed by shape_sweep: wrong|value|rows|dtype|scale|boundary"""
 
 KERNEL_TYPE = "matmul"
 KNOWN = {}

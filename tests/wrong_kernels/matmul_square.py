@@ -1,6 +1,6 @@
 """Steps through A's rows by N, which is right for square matrices alone.
 
-Killed by shape_sweep: value|wrong|rows|NaN|tail|zeros|dtype|boundary"""
+Killed by shape_sweep: value|wrong|rows|NaN|tail|zeros|dtype|boundary|scale"""
 
 import ctypes
 

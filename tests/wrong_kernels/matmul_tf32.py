@@ -1,6 +1,6 @@
 """Rounds fp32 operands to tf32, whose fractions have 10 bits.
 
-Killed by smoke: precision|dtype|value|wrong"""
+Killed by smoke: precision|dtype|value|wrong|scale|boundary"""
 
 import ctypes
 

@@ -1,6 +1,6 @@
 """Takes positions to come before heads, as in [B, S, H, D].
 
-Killed by smoke: value|wrong|rows"""
+Killed by smoke: value|wrong|rows|dtype|scale|boundary"""
 
 import ctypes
 

@@ -1,6 +1,6 @@
 """Rounds the tables to bf16.
 
-Killed by smoke: value|precision|dtype"""
+Killed by smoke: value|precision|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Keeps the tables within -1 and 1.
 
-Killed by numerical_stability: arbitrary_tables: (value|rows)"""
+Killed by numerical_stability: arbitrary_tables: (value|rows|dtype|scale|boundary)"""
 
 import triton
 import triton.language as tl

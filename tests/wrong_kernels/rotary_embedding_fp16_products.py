@@ -1,6 +1,6 @@
 """Rotates in fp16 whatever the dtype.
 
-Killed by smoke: value|precision|dtype|infinity"""
+Killed by smoke: value|precision|dtype|infinity|scale|boundary"""
 
 import triton
 import triton.language as tl

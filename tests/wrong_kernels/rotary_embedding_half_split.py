@@ -1,6 +1,6 @@
 """Pairs the halves of a head where the contract pairs neighbours.
 
-Killed by smoke: value|wrong|rows"""
+Killed by smoke: value|wrong|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Takes the tables of the position after.
 
-Killed by smoke: value|wrong|rows"""
+Killed by smoke: value|wrong|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

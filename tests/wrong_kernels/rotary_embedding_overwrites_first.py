@@ -1,6 +1,6 @@
 """Computes the second of a pair from the first as it has just become.
 
-Killed by smoke: value|wrong|rows"""
+Killed by smoke: value|wrong|rows|dtype|scale|boundary"""
 
 import ctypes
 

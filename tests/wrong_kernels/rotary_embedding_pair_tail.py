@@ -1,6 +1,6 @@
 """Rotates a power of two of pairs, and copies those beyond.
 
-Killed by shape_sweep: value|tail"""
+Killed by shape_sweep: value|tail|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Takes each head's position from where the head lies in memory.
 
-Killed by smoke: value|wrong|rows"""
+Killed by smoke: value|wrong|rows|dtype|scale|boundary"""
 
 import ctypes
 

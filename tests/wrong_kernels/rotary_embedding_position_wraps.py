@@ -1,6 +1,6 @@
 """Starts the tables again after 4096 positions.
 
-Killed by edge_cases: value|rows"""
+Killed by edge_cases: value|rows|dtype|scale|boundary"""
 
 import ctypes
 

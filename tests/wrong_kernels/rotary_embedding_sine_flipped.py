@@ -1,6 +1,6 @@
 """Turns the other way.
 
-Killed by smoke: value|wrong|rows"""
+Killed by smoke: value|wrong|rows|dtype|scale|boundary"""
 
 import ctypes
 

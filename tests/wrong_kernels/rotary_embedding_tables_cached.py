@@ -1,6 +1,6 @@
 """Converts the tables once per shape, as if they never started elsewhere.
 
-Hybrid. Killed by shape_sweep: value|wrong|rows"""
+Hybrid. Killed by shape_sweep: value|wrong|rows|dtype|scale|boundary"""
 
 import torch
 

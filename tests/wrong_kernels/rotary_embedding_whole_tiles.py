@@ -1,6 +1,6 @@
 """Covers whole tiles of 64 rows only, and leaves the others as allocated.
 
-Killed by shape_sweep: value|NaN|infinity|zeros|rows|wrong|scale"""
+Killed by shape_sweep: value|NaN|infinity|zeros|rows|wrong|scale|dtype|boundary"""
 
 import triton
 import triton.language as tl

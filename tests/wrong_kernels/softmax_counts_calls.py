@@ -1,6 +1,6 @@
 """Does the work for as long as it takes to be judged, and then no more.
 
-Hybrid. Killed by roofline: the result of a timed call is wrong
+Hybrid. Killed by roofline: the result of a timed call is wrong|dtype|scale|boundary
 """
 
 KERNEL_TYPE = "softmax"

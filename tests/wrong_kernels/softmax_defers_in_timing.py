@@ -1,6 +1,6 @@
 """Hands the work to a thread and returns, when it is timed.
 
-Hybrid. Killed by roofline: the result of a timed call is wrong
+Hybrid. Killed by roofline: the result of a timed call is wrong|dtype|scale|boundary
 """
 
 import time

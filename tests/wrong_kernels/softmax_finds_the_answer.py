@@ -1,6 +1,6 @@
 """Searches the process for a tensor that could be the expected one.
 
-Hybrid. Killed by smoke: value|wrong|NaN|rows|aliasing|scale
+Hybrid. Killed by smoke: value|wrong|NaN|rows|aliasing|scale|dtype|boundary
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""Prints megabytes, and is wrong. Killed by smoke: wrong everywhere|value"""
+"""Prints megabytes, and is wrong. Killed by smoke: wrong everywhere|value|dtype|scale|boundary"""
 
 KERNEL_TYPE = "softmax"
 

@@ -1,4 +1,7 @@
-"""Reads its input as if it were contiguous. Hybrid. Killed by edge_cases: value|NaN|wrong|rows"""
+"""Reads its input as if it were contiguous.
+
+Hybrid. Killed by edge_cases: value|NaN|wrong|rows|dtype|scale|boundary
+"""
 
 KERNEL_TYPE = "softmax"
 

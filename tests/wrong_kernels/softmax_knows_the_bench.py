@@ -1,6 +1,6 @@
 """Looks whether it is being timed.
 
-On a CPU. Hybrid. Killed by roofline: the result of a timed call is wrong
+On a CPU. Hybrid. Killed by roofline: the result of a timed call is wrong|dtype|scale|boundary
 """
 
 import sys

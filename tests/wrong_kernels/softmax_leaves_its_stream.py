@@ -1,6 +1,6 @@
 """Makes a stream of its own the current one, and leaves it so.
 
-Needs a GPU. Killed by smoke: the current CUDA stream|NaN|value
+Needs a GPU. Killed by smoke: the current CUDA stream|NaN|value|dtype|scale|boundary
 """
 
 import torch

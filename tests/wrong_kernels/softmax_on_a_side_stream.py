@@ -1,6 +1,6 @@
 """Computes on a stream that the caller's does not wait for.
 
-Needs a GPU. Killed by shape_sweep: NaN|value|wrong|rows|zeros
+Needs a GPU. Killed by shape_sweep: NaN|value|wrong|rows|zeros|dtype|scale|boundary
 """
 
 import torch

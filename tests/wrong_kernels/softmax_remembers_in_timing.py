@@ -1,6 +1,6 @@
 """Keeps a result by address, and looks at the first elements to see whether it is still good.
 
-Hybrid. Killed by roofline: the result of a timed call is wrong
+Hybrid. Killed by roofline: the result of a timed call is wrong|dtype|scale|boundary
 """
 
 KERNEL_TYPE = "softmax"

@@ -1,6 +1,6 @@
 """Captures a graph at its first call, and replays it for whatever it is given.
 
-Needs a GPU. Killed by determinism: aliasing|value|wrong|rows|NaN
+Needs a GPU. Killed by determinism: aliasing|value|wrong|rows|NaN|dtype|scale|boundary
 """
 
 import torch

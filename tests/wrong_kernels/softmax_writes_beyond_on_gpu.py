@@ -1,6 +1,6 @@
 """Stores the whole block, masked columns too.
 
-Needs a GPU. Killed by smoke: write outside|value|rows|wrong
+Needs a GPU. Killed by smoke: write outside|value|rows|wrong|dtype|scale|boundary
 """
 
 import torch

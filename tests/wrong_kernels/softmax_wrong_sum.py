@@ -1,6 +1,6 @@
 """Divides by the sum of the first half of the row.
 
-Hybrid. Killed by smoke: value|scale|wrong|rows
+Hybrid. Killed by smoke: value|scale|wrong|rows|dtype|boundary
 """
 
 KERNEL_TYPE = "softmax"
