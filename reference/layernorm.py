@@ -53,6 +53,16 @@ def nested(draw: Draw, dims: Dims) -> Tensors:
     return x.unflatten(0, near_square(dims["batch"])), weight, bias
 
 
+def four_dims(draw: Draw, dims: Dims) -> Tensors:
+    x, *affine = nested(draw, dims)
+    return x.unflatten(1, (1, -1)), *affine
+
+
+def vector(draw: Draw, dims: Dims) -> Tensors:
+    x, *affine = inputs(draw, dims)
+    return x[0], *affine
+
+
 def far_from_zero(draw: Draw, dims: Dims) -> Tensors:
     """A mean so large that its square's last bit is as large as the variance; the data are
     still four steps of the dtype wide."""
@@ -180,6 +190,8 @@ OP = Op(
         "core": Variant(),
         "eps": Variant({"eps": 1e-2}),
         "nd": Variant({}, "nd", nested),
+        "nd4": Variant({}, "nd", four_dims),
+        "vector": Variant({}, "nd", vector),
     },
     stability={
         "far_from_zero": Stability(

@@ -42,9 +42,23 @@ def nested(draw: Draw, dims: Dims) -> Tensors:
     return (inputs(draw, dims)[0].unflatten(0, near_square(dims["M"])),)
 
 
+def four_dims(draw: Draw, dims: Dims) -> Tensors:
+    return (nested(draw, dims)[0].unflatten(1, (1, -1)),)
+
+
+def vector(draw: Draw, dims: Dims) -> Tensors:
+    return (inputs(draw, dims)[0][0],)
+
+
 def integers(draw: Draw, dims: Dims) -> Tensors:
-    """Small integers, of which fp32 makes an exact sum in any order."""
-    return (draw.integers(dims["M"], dims["N"], low=-4, high=8).to(draw.dtype),)
+    """Small integers, of which fp32 makes an exact sum in any order. Every other row's is halfway
+    between two numbers of the dtype, where its numbers are that far apart."""
+    x = draw.integers(dims["M"], dims["N"], low=-4, high=8)
+    total = x.sum(-1)
+    power = total.abs().clamp(min=1).log2().floor().exp2()
+    half = (power * torch.finfo(draw.dtype).eps / 2).long()
+    x[1::2, -1] += (half - total % (2 * half).clamp(min=1))[1::2]
+    return (x.to(draw.dtype),)
 
 
 def long_sums(draw: Draw, dims: Dims) -> Tensors:
@@ -127,6 +141,7 @@ OP = Op(
         "odd_1023": {"M": 1023, "N": 1024},
         "odd_4097": {"M": 4096, "N": 4097},
         "vocab": {"M": 64, "N": 50257},
+        "long_row": {"M": 1, "N": 1000003},
         "square": {"M": 31, "N": 31},
         "many_rows": {"M": 65537, "N": 3},
         "no_rows": {"M": 0, "N": 128},
@@ -146,10 +161,12 @@ OP = Op(
         "dim0": Variant({"dim": 0}, "dim", transposed),
         "dim_minus2": Variant({"dim": -2}, "dim", transposed),
         "nd": Variant({}, "nd", nested),
+        "nd4": Variant({}, "nd", four_dims),
+        "vector": Variant({}, "nd", vector),
     },
     stability={
         "integers": Stability(
-            integers, "a sum kept in bf16, whose integers end at 256", exact=True
+            integers, "a sum kept in bf16, whose integers end at 256; ties not to even", exact=True
         ),
         "long_sums": Stability(long_sums, "a sum kept in the inputs' own dtype stands still"),
         "cancellation": Stability(

@@ -49,6 +49,16 @@ def nested(draw: Draw, dims: Dims) -> Tensors:
     return x.unflatten(0, near_square(dims["M"])), weight
 
 
+def four_dims(draw: Draw, dims: Dims) -> Tensors:
+    x, *affine = nested(draw, dims)
+    return x.unflatten(1, (1, -1)), *affine
+
+
+def vector(draw: Draw, dims: Dims) -> Tensors:
+    x, *affine = inputs(draw, dims)
+    return x[0], *affine
+
+
 def small(draw: Draw, dims: Dims) -> Tensors:
     """Mean squares around eps."""
     return _inputs(draw, draw.normal(dims["M"], dims["N"], scale=1e-3))
@@ -160,6 +170,8 @@ OP = Op(
         "core": Variant(),
         "eps": Variant({"eps": 1e-2}),
         "nd": Variant({}, "nd", nested),
+        "nd4": Variant({}, "nd", four_dims),
+        "vector": Variant({}, "nd", vector),
     },
     stability={
         "small": Stability(small, "eps left out, or squares that vanish in fp16"),

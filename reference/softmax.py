@@ -50,6 +50,14 @@ def nested(draw: Draw, dims: Dims) -> Tensors:
     return (inputs(draw, dims)[0].unflatten(0, near_square(dims["rows"])),)
 
 
+def four_dims(draw: Draw, dims: Dims) -> Tensors:
+    return (nested(draw, dims)[0].unflatten(1, (1, -1)),)
+
+
+def vector(draw: Draw, dims: Dims) -> Tensors:
+    return (inputs(draw, dims)[0][0],)
+
+
 def equal_rows(draw: Draw, dims: Dims) -> Tensors:
     """Every element of a row the same and huge."""
     return (draw.normal(dims["rows"], 1, scale=100, offset=8192).repeat(1, dims["cols"]),)
@@ -156,6 +164,7 @@ OP = Op(
         "odd_1023": {"rows": 1023, "cols": 1023},
         "odd_4097": {"rows": 4097, "cols": 4097},
         "vocab_1024": {"rows": 1024, "cols": 50257},
+        "long_row": {"rows": 1, "cols": 500009},
         "square": {"rows": 31, "cols": 31},
         "many_rows": {"rows": 65537, "cols": 3},
         "no_rows": {"rows": 0, "cols": 128},
@@ -175,6 +184,8 @@ OP = Op(
         "dim0": Variant({"dim": 0}, "dim", transposed),
         "dim_minus2": Variant({"dim": -2}, "dim", transposed),
         "nd": Variant({}, "nd", nested),
+        "nd4": Variant({}, "nd", four_dims),
+        "vector": Variant({}, "nd", vector),
     },
     stability={
         "equal_rows": Stability(equal_rows, "exp overflows where the maximum is not taken off"),
