@@ -20,7 +20,7 @@ demo: $(VENV)/ready
 	@$(BIN)/autokernel optimize $(DEMO_KERNEL) --tag demo --budget $(DEMO_BUDGET) --seed 1
 
 test: $(VENV)/ready
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist worksteal
 
 test-gpu: $(VENV)/ready
 	@$(BIN)/pytest -m gpu

@@ -141,8 +141,8 @@ class Comparison:
         (call,) = ticket.calls
         case = replace(ticket.case, seed=message["seed"])
         values, _ = oracle.make_inputs(ticket.op, case, call.values[0].device.type)
-        call.values, ticket.case, ticket.results = values, case, []
-        call.before = _bytes_of(values, call.memory.metas)
+        ticket.case, ticket.results = case, []
+        call.values, call.before = _placed(values, call.memory.metas)
         call.memory.fill(call.before)
         return {"ok": True}, ()
 
@@ -207,8 +207,9 @@ class Comparison:
 
 
 def _handed_over(op: Op, case: Case, values: Tensors, pool: Pool | None) -> Call:
-    metas = [oracle.lay_out(t, case.layout) for t in values]
-    before = _bytes_of(values, metas)
+    layouts = oracle.layouts(case, len(values))
+    metas = [oracle.lay_out(t, layout) for t, layout in zip(values, layouts, strict=True)]
+    values, before = _placed(values, metas)
     memory: Host | OnGpu
     if pool:
         widest = max(4, *(t.element_size() for t in values if t.is_floating_point()))
@@ -219,14 +220,17 @@ def _handed_over(op: Op, case: Case, values: Tensors, pool: Pool | None) -> Call
     return Call(values, before, memory)
 
 
-def _bytes_of(values: Tensors, metas: Sequence[TensorMeta]) -> list[torch.Tensor]:
-    """What the buffers are to hold: the values as they are laid out, and poison around them."""
-    contents = []
+def _placed(values: Tensors, metas: Sequence[TensorMeta]) -> tuple[Tensors, list[torch.Tensor]]:
+    """The values as their places allow them (where a dim has no stride, the first is all there
+    is), and what the buffers are to hold: these, and poison around them."""
+    placed, contents = [], []
     for value, meta in zip(values, metas, strict=True):
         raw = torch.full((meta.nbytes,), POISON, dtype=torch.uint8, device=value.device)
-        view(raw, meta).copy_(value)
+        own = tuple(slice(None if step else 1) for step in meta.stride)
+        view(raw, meta)[own].copy_(value[own])
+        placed.append(value[own].expand_as(value))
         contents.append(raw)
-    return contents
+    return tuple(placed), contents
 
 
 def _shape(op: Op, case: Case, values: Tensors) -> list[int]:

@@ -128,14 +128,13 @@ class Examination:
             integers,
             case.seed,
             lambda size: (size + turn) % len(dtypes) == 0,
+            self._fit,
         ):
-            fitted = plan.fit(self.op, special, self.target)
-            if fitted is not None:
-                outcome = self.judge_.check(self.subject, self.op, fitted)
-                if outcome.verdict is not Verdict.PASS:
-                    return outcome
-                worst, completed = max(worst, outcome.worst), completed + 1
-                hybrid |= set(outcome.hybrid)
+            outcome = self.judge_.check(self.subject, self.op, special)
+            if outcome.verdict is not Verdict.PASS:
+                return outcome
+            worst, completed = max(worst, outcome.worst), completed + 1
+            hybrid |= set(outcome.hybrid)
         searched = self._searched(check, amount)
         return replace(
             searched,
@@ -144,13 +143,16 @@ class Examination:
             hybrid=tuple(sorted({*searched.hybrid, *hybrid})),
         )
 
+    def _fit(self, case: Case, kept: str | None) -> Case | None:
+        return plan.fit(self.op, case, self.target, kept)
+
     def _searched(self, check: Check, amount: plan.Amount) -> Outcome:
         strategy = strategies.cases(
             self.op,
             tuple(self.op.claimed(self.subject.supports)),
             check.case.dtype,
             self.subject.integers,
-            lambda case: plan.fit(self.op, case, self.target),
+            self._fit,
         )
         outcomes: dict[str, Outcome] = {}
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 Dims = Mapping[str, int]
 Tensors = tuple["torch.Tensor", ...]
 Dtype = Literal["fp16", "bf16", "fp32"]
-Layout = Literal["contiguous", "transposed", "strided", "offset", "padded"]
+Layout = Literal[
+    "contiguous", "transposed", "strided", "offset", "padded", "packed", "broadcast", "mixed"
+]
 
 DTYPES: tuple[Dtype, ...] = ("fp16", "bf16", "fp32")
-LAYOUTS: tuple[Layout, ...] = ("contiguous", "transposed", "strided", "offset", "padded")
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 ITEMSIZE: Mapping[str, int] = MappingProxyType({"fp16": 2, "bf16": 2, "fp32": 4})
 
 
@@ -51,15 +53,15 @@ class Dim:
     """One dimension of an op and the range that random cases draw it from.
 
     `choices`, where given, are the only values allowed (a power-of-two head size). `batch`
-    marks a dimension of independent repetitions: a case that is too large for its device
-    is cut along it, and the report says so.
+    marks a dimension of independent repetitions, and says how many of them a program of a plain
+    kernel handles: a case that is too large for its device is cut along it, and the report says so.
     """
 
     name: str
     low: int
     high: int
     choices: tuple[int, ...] = ()
-    batch: bool = False
+    batch: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ precision that is poor everywhere.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ import torch
 
 from pytest_autokernel.channel import TensorMeta
 from pytest_autokernel.differences import worst_place
-from pytest_autokernel.op import Case, Layout, Op, Relation, Tensors
+from pytest_autokernel.op import LAYOUTS, Case, Layout, Op, Relation, Tensors
 
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 U32 = 2.0**-24
@@ -65,20 +66,37 @@ def make_inputs(op: Op, case: Case, device: str) -> tuple[Tensors, SeededDraw]:
     return maker(draw, case.dims), draw
 
 
+def layouts(case: Case, count: int) -> list[Layout]:
+    """The layout of each of a case's `count` inputs: where they are mixed, no two have the same."""
+    if case.layout != "mixed":
+        return [case.layout] * count
+    each = [layout for layout in LAYOUTS if layout != "mixed"]
+    random.Random(case.seed).shuffle(each)
+    return [each[i % len(each)] for i in range(count)]
+
+
 def lay_out(tensor: torch.Tensor, layout: Layout) -> TensorMeta:
-    """Where the elements of `tensor` go in a buffer with guard bands around them."""
+    """Where the elements of `tensor` go in a buffer with guard bands around them.
+
+    `packed` is a part of a wider tensor, as Q of a fused projection is: rows three times as far
+    apart, and of three dims or more the third but last inside the one after it
+    (`[B, S, H, D]` seen as `[B, H, S, D]`).
+    """
     itemsize = tensor.element_size()
     shape = list(tensor.shape)
-    memory = list(shape)  # the shape whose contiguous strides are used
-    if layout == "transposed" and len(shape) >= 2:
-        memory[-2], memory[-1] = memory[-1], memory[-2]
-    elif layout == "padded" and len(shape) >= 2:
-        memory[-1] += 3
-    stride, step = [0] * len(shape), 2 if layout == "strided" else 1
-    for i in reversed(range(len(shape))):
-        stride[i], step = step, step * max(memory[i], 1)
-    if layout == "transposed" and len(shape) >= 2:
-        stride[-2], stride[-1] = stride[-1], stride[-2]
+    rank = len(shape)
+    order, width = list(range(rank)), shape[-1:]  # outermost first, and of the innermost dim
+    if rank >= 2 and layout == "transposed":
+        order[-2:], width = order[:-3:-1], shape[-2:-1]
+    elif rank >= 2 and layout == "padded":
+        width = [shape[-1] + 3]
+    elif rank >= 2 and layout == "packed":
+        order[-3:-1], width = order[-3:-1][::-1], [3 * shape[-1]]
+    stride, step = [0] * rank, 2 if layout == "strided" else 1
+    for i, n in zip(reversed(order), width + [shape[i] for i in order[-2::-1]], strict=True):
+        stride[i], step = step, step * max(n, 1)
+    if layout == "broadcast":
+        stride[:1] = [0] * min(rank, 1)
     offset = GUARD // itemsize + (1 if layout == "offset" else 0)
     span = (
         sum((n - 1) * st for n, st in zip(shape, stride, strict=True)) + 1 if tensor.numel() else 0

@@ -8,6 +8,7 @@ the dims that were used; where it has none, the case is left out with the reason
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -30,12 +31,37 @@ STAGES: tuple[Stage, ...] = (
 
 @dataclass(frozen=True)
 class Target:
-    """What the kernel runs on, and the largest case that is reasonable there, in elements of
-    all inputs and results; `max_batch` bounds the number of programs in the interpreter."""
+    """What the kernel runs on, and the largest case that is reasonable there: in elements of
+    all inputs and results, in programs of a plain kernel (for the interpreter), in operations."""
 
     name: TargetName
     max_elements: int
-    max_batch: int
+    max_programs: float = math.inf
+    max_flops: float = math.inf
+
+    def takes(self, op: Op, dims: Dims) -> bool:
+        """Whether a case of these dims is small enough."""
+        return all(used <= room for used, room in self._rooms(op, dims))
+
+    def most(self, op: Op, dims: Dims, batch: str) -> int:
+        """How many of a batch dim there is room for: all costs are linear in it."""
+        none, one = (self._rooms(op, {**dims, batch: n}) for n in (0, 1))
+        left = [
+            (room - fixed) / (used - fixed)
+            for (fixed, room), (used, _) in zip(none, one, strict=True)
+            if used > fixed and room < math.inf
+        ]
+        return int(min(left, default=0))
+
+    def _rooms(self, op: Op, dims: Dims) -> list[tuple[float, float]]:
+        """What the case takes of each thing, and how much of it there is."""
+        cost = op.cost(dims, 1)
+        programs = math.prod(dims[dim.name] / dim.batch for dim in op.dims if dim.batch)
+        return [
+            (cost.bytes, self.max_elements),
+            (cost.flops, self.max_flops),
+            (programs, self.max_programs),
+        ]
 
 
 @dataclass(frozen=True)
@@ -56,11 +82,24 @@ AMOUNTS: dict[Effort, Amount] = {
     "thorough": Amount(sizes=99, drawn=200, repeats=50, dtypes=3, shrink_s=120, huge=True),
 }
 
-# Elements per case. The interpreter takes about 2 ms per program and numpy's speed within it.
-LIMITS: dict[TargetName, dict[Effort, tuple[int, int]]] = {
-    "interpreter": {"quick": (2**17, 8), "normal": (2**18, 32), "thorough": (2**20, 128)},
-    "cpu": {"quick": (2**18, 2**16), "normal": (2**20, 2**20), "thorough": (2**27, 2**31)},
-    "cuda": {"quick": (2**27, 2**31), "normal": (2**30, 2**31), "thorough": (2**34, 2**33)},
+# Elements, programs and operations per case. The interpreter takes 2 ms per program, and 8 to 80 ms
+# per million operations on tiles; a plain kernel in C++ takes 1 ms for as many.
+LIMITS: dict[TargetName, dict[Effort, tuple[int, float, float]]] = {
+    "interpreter": {
+        "quick": (2**17, 16, 6e6),
+        "normal": (2**18, 64, 4e7),
+        "thorough": (2**20, 512, 4e8),
+    },
+    "cpu": {
+        "quick": (2**18, math.inf, 2e8),
+        "normal": (2**20, math.inf, 1e9),
+        "thorough": (2**27, math.inf, 1e10),
+    },
+    "cuda": {
+        "quick": (2**27, math.inf, math.inf),
+        "normal": (2**30, math.inf, math.inf),
+        "thorough": (2**34, math.inf, math.inf),
+    },
 }
 
 # In GPU memory, for each element of a case: four copies in the inputs' dtype, and room.
@@ -75,7 +114,7 @@ class Check:
     """What one test item does. A `drawn` check searches; its case gives dtype and seed only.
 
     `sized` says that the case is about its very size, `whole` that it must not even be cut along
-    its batch dims."""
+    its batch dims, `several` that more than one is left of each of these."""
 
     stage: Stage
     case: Case
@@ -83,6 +122,7 @@ class Check:
     relation: str | None = None
     sized: bool = False
     whole: bool = False
+    several: bool = False
 
     @property
     def id(self) -> str:
@@ -91,25 +131,27 @@ class Check:
 
 def target(name: TargetName, effort: Effort, memory_bytes: int | None = None) -> Target:
     """`memory_bytes` is the GPU's: a case and its copies on both sides have to fit."""
-    most, batch = LIMITS[name][effort]
+    most, programs, flops = LIMITS[name][effort]
     if memory_bytes is not None:
         most = min(most, memory_bytes // BYTES_PER_ELEMENT)
-    return Target(name, most, batch)
+    return Target(name, most, programs, flops)
 
 
-def fit(op: Op, case: Case, target: Target) -> Case | None:
-    """The case, cut along its batch dims until the target can take it; None if it cannot."""
+def fit(op: Op, case: Case, target: Target, kept: str | None = None) -> Case | None:
+    """The case, cut along its batch dims until the target can take it; None if it cannot. The dim
+    that is `kept` stays as it is.
+
+    The dim with the most programs gives way first: of the others more than one is left, so that
+    strides along them are used."""
     dims = dict(case.dims)
-    for dim in op.dims:
-        if not dim.batch:
-            continue
-        dims[dim.name] = min(dims[dim.name], target.max_batch)
-        if _elements(op, dims) > target.max_elements:
-            without, one = (_elements(op, {**dims, dim.name: n}) for n in (0, 1))
-            most = int((target.max_elements - without) / (one - without))
-            dims[dim.name] = min(dims[dim.name], max(1, most))
-    if _elements(op, dims) > target.max_elements:
-        return None
+    tiles = {dim.name: dim.batch for dim in op.dims if dim.batch and dim.name != kept}
+    while not target.takes(op, dims):
+        several = sorted((dims[n] / tile, n) for n, tile in tiles.items() if dims[n] > 1)
+        if not several:
+            return None
+        (next_most, _), (_, most) = [(0.0, ""), *several][-2:]
+        room = max(1, target.most(op, dims, most), math.floor(next_most * tiles[most]))
+        dims[most] = room if room < dims[most] else dims[most] // 2
     return dataclasses.replace(case, dims=dims)
 
 
@@ -130,25 +172,30 @@ def left_out(op: Op, supports: frozenset[str], target: Target, effort: Effort) -
 def _fitted(op: Op, check: Check, target: Target) -> Case | None:
     """The check's case as the target can take it. Where the size is not the point, the largest
     named one that fits will do."""
-    fitted = fit(op, check.case, target)
-    if check.whole and fitted != check.case:
-        return None
-    if fitted is not None or check.sized:
-        return fitted
-    smaller = (dataclasses.replace(check.case, dims=op.sizes[n]) for n in reversed(_by_size(op)))
-    return next((f for case in smaller if (f := fit(op, case, target)) is not None), None)
+    if check.kind in ("repeat", "renewed"):  # tens of calls
+        target = dataclasses.replace(target, max_flops=target.max_flops / 4)
+    others = [] if check.sized else [op.sizes[name] for name in reversed(_by_size(op))]
+    for dims in (check.case.dims, *others):
+        asked = _several(op, dims) if check.several else dims
+        fitted = fit(op, dataclasses.replace(check.case, dims=asked), target)
+        if fitted is None or (check.whole and fitted.dims != asked):
+            continue
+        if not check.several or _several(op, fitted.dims) == fitted.dims:
+            return fitted
+    return None
+
+
+def _several(op: Op, dims: Dims) -> dict[str, int]:
+    """The dims with two of each batch dim at least: with one, no stride along it is ever used."""
+    return {**dims, **{dim.name: max(2, dims[dim.name]) for dim in op.dims if dim.batch}}
 
 
 def timed_cases(op: Op, name: TargetName) -> list[Case]:
     """What the roofline is measured on, whatever the effort, in the dtype that users run there."""
     dtype: Dtype = "bf16" if name == "cuda" else "fp32"
     cases = [Case(size, op.sizes[size], dtype) for size in op.timed]
-    room = Target(name, TIMED_ELEMENTS[name], 2**31)
+    room = Target(name, TIMED_ELEMENTS[name])
     return [fitted for case in cases if (fitted := fit(op, case, room)) is not None]
-
-
-def _elements(op: Op, dims: dict[str, int]) -> float:
-    return op.cost(dims, 1).bytes
 
 
 def _unbounded(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Check]:
@@ -157,7 +204,7 @@ def _unbounded(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Che
 
 
 def _by_size(op: Op) -> list[str]:
-    return sorted(op.sizes, key=lambda name: _elements(op, dict(op.sizes[name])))
+    return sorted(op.sizes, key=lambda name: op.cost(op.sizes[name], 1).bytes)
 
 
 def _middle(op: Op) -> Dims:
@@ -202,8 +249,9 @@ def _edge_cases(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Ch
     some = op.dtypes[: amount.dtypes]
     for (edge, dims), dtype in product(op.edges.items(), some):
         yield Check("edge_cases", Case(edge, dims, dtype), sized=True)
+    small = op.sizes[_by_size(op)[:2][-1]]
     for layout, dtype in product(LAYOUTS[1:], some):
-        yield Check("edge_cases", Case(layout, _middle(op), dtype, layout=layout))
+        yield Check("edge_cases", Case(layout, small, dtype, layout=layout), several=True)
     if amount.huge and op.huge is not None:
         case = Case("huge", op.huge, "bf16")
         if op.batched:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
@@ -33,6 +34,10 @@ def dim(dim: Dim, integers: Iterable[int], most: int) -> st.SearchStrategy[int]:
     )
 
 
+# A case that is small enough, cut along its batch dims but for the one that is named; or None.
+Fit = Callable[[Case, str | None], Case | None]
+
+
 @st.composite
 def cases(
     draw: st.DrawFn,
@@ -40,9 +45,9 @@ def cases(
     variants: tuple[str, ...],
     dtype: Dtype,
     integers: frozenset[int],
-    fit: Callable[[Case], Case | None],
+    fit: Fit,
 ) -> Case:
-    """A case of `op` in `dtype` that `fit` lets through, cut along its batch dims if need be."""
+    """A case of `op` in `dtype` that `fit` lets through, made smaller if need be."""
     sizes = {d.name: draw(dim(d, integers, d.high)) for d in op.dims}
     case = Case(
         name="drawn",
@@ -52,11 +57,26 @@ def cases(
         layout=draw(st.sampled_from(LAYOUTS)),
         seed=draw(st.integers(0, 2**48 - 1)),
     )
-    fitted = fit(case)
-    if fitted is None:
-        smallest = {d.name: (d.choices or (d.low,))[0] for d in op.dims}
-        return Case(**{**case.__dict__, "dims": smallest})
+    return shrunk(op, case, fit) or replace(case, dims=_least(op))
+
+
+def shrunk(op: Op, case: Case, fit: Fit, kept: str | None = None) -> Case | None:
+    """The case with its dims halved, the largest first, until `fit` lets it through; None if it
+    never does. The dim that is `kept` stays as it is."""
+    sizes, least = dict(case.dims), _least(op)
+    while (fitted := fit(replace(case, dims=dict(sizes)), kept)) is None:
+        larger = [d for d in op.dims if sizes[d.name] > least[d.name] and d.name != kept]
+        if not larger:
+            return None
+        largest = max(larger, key=lambda d: (not d.batch, sizes[d.name]))
+        half = -(-sizes[largest.name] // 2)
+        smaller = [n for n in largest.choices if n < sizes[largest.name]]
+        sizes[largest.name] = max(smaller, default=max(largest.low, half))
     return fitted
+
+
+def _least(op: Op) -> dict[str, int]:
+    return {d.name: (d.choices or (d.low,))[0] for d in op.dims}
 
 
 def special_cases(
@@ -66,16 +86,20 @@ def special_cases(
     integers: Iterable[int],
     seed: int,
     share: Callable[[int], bool],
+    fit: Fit,
 ) -> Iterator[Case]:
     """At each integer of the kernel's source, each dim in turn: a kernel that treats one size
-    apart is met at that size for certain, not by luck. The sizes beside it are met in one dtype
-    only: `share` says which are this one's."""
+    apart is met at that size for certain, not by luck, with the other dims as small as `fit` asks
+    for. The sizes beside it are met in one dtype only: `share` says which are this one's."""
     around = {n + d: d for d in (-1, 1) for n in integers} | dict.fromkeys(integers, 0)
     for dim in op.dims:
         for size, beside in sorted(around.items()):
             possible = dim.low <= size <= dim.high and (not dim.choices or size in dim.choices)
             if possible and (not beside or share(size)):
-                yield Case("special", {**dims, dim.name: size}, dtype, seed=seed + size)
+                case = Case("special", {**dims, dim.name: size}, dtype, seed=seed + size)
+                fitted = shrunk(op, case, fit, dim.name)
+                if fitted is not None:
+                    yield fitted
 
 
 class Failed(Exception):

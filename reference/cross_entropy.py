@@ -129,7 +129,7 @@ OP = Op(
     name="cross_entropy",
     reference=reference,
     inputs=inputs,
-    dims=(Dim("batch", 1, 4096, batch=True), Dim("vocab", 1, 131072)),
+    dims=(Dim("batch", 1, 4096, batch=1), Dim("vocab", 1, 131072)),
     sizes={
         "tiny": {"batch": 32, "vocab": 256},
         "small": {"batch": 256, "vocab": 1024},

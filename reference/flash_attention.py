@@ -208,8 +208,8 @@ OP = Op(
     reference=reference,
     inputs=inputs,
     dims=(
-        Dim("batch", 1, 4, batch=True),
-        Dim("heads", 1, 32, batch=True),
+        Dim("batch", 1, 4, batch=1),
+        Dim("heads", 1, 32, batch=1),
         Dim("seq_len", 1, 2048),
         Dim("head_dim", 16, 256, choices=(16, 32, 64, 128, 256)),
     ),
@@ -231,6 +231,7 @@ OP = Op(
         "odd_127": _size(1, 8, 127, 64),
         "odd_1023": _size(1, 8, 1023, 64),
         "odd_heads": _size(3, 7, 65, 32),
+        "long": _size(1, 1, 1025, 16),
         "wide_head": _size(1, 2, 129, 256),
         "no_batch": _size(0, 8, 64, 64),
         "no_queries": _size(1, 8, 0, 64),

@@ -122,7 +122,7 @@ OP = Op(
     name="fused_mlp",
     reference=reference,
     inputs=inputs,
-    dims=(Dim("batch", 1, 2048, batch=True), Dim("dim", 1, 2048), Dim("hidden", 1, 4096)),
+    dims=(Dim("batch", 1, 2048, batch=16), Dim("dim", 1, 2048), Dim("hidden", 1, 4096)),
     sizes={
         "tiny": _size(32, 128, 256),
         "small": _size(256, 512, 1024),

@@ -150,7 +150,7 @@ OP = Op(
     name="layernorm",
     reference=reference,
     inputs=inputs,
-    dims=(Dim("batch", 1, 4096, batch=True), Dim("dim", 1, 16384)),
+    dims=(Dim("batch", 1, 4096, batch=1), Dim("dim", 1, 16384)),
     sizes={
         "tiny": {"batch": 32, "dim": 128},
         "small": {"batch": 256, "dim": 512},

@@ -108,7 +108,7 @@ OP = Op(
     name="matmul",
     reference=reference,
     inputs=inputs,
-    dims=(Dim("M", 1, 2048, batch=True), Dim("N", 1, 2048, batch=True), Dim("K", 1, 8192)),
+    dims=(Dim("M", 1, 2048, batch=32), Dim("N", 1, 2048, batch=32), Dim("K", 1, 8192)),
     sizes={
         "tiny": {"M": 128, "N": 128, "K": 128},
         "small": {"M": 512, "N": 512, "K": 512},

@@ -122,7 +122,7 @@ OP = Op(
     name="reduce",
     reference=reference,
     inputs=inputs,
-    dims=(Dim("M", 1, 4096, batch=True), Dim("N", 1, 131072)),
+    dims=(Dim("M", 1, 4096, batch=1), Dim("N", 1, 131072)),
     sizes={
         "small": {"M": 1024, "N": 1024},
         "medium": {"M": 4096, "N": 4096},

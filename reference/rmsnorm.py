@@ -130,7 +130,7 @@ OP = Op(
     name="rmsnorm",
     reference=reference,
     inputs=inputs,
-    dims=(Dim("M", 1, 4096, batch=True), Dim("N", 1, 16384)),
+    dims=(Dim("M", 1, 4096, batch=1), Dim("N", 1, 16384)),
     sizes={
         "small": {"M": 1024, "N": 768},
         "medium": {"M": 4096, "N": 1024},

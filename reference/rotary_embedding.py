@@ -115,9 +115,9 @@ OP = Op(
     reference=reference,
     inputs=inputs,
     dims=(
-        Dim("batch", 1, 8, batch=True),
-        Dim("heads", 1, 64, batch=True),
-        Dim("seq_len", 1, 8192, batch=True),
+        Dim("batch", 1, 8, batch=1),
+        Dim("heads", 1, 64, batch=1),
+        Dim("seq_len", 1, 8192, batch=8),
         Dim("head_dim", 2, 256, choices=(2, 16, 32, 64, 80, 96, 112, 128, 256)),
     ),
     sizes={

@@ -142,7 +142,7 @@ OP = Op(
     name="softmax",
     reference=reference,
     inputs=inputs,
-    dims=(Dim("rows", 1, 4096, batch=True), Dim("cols", 1, 131072)),
+    dims=(Dim("rows", 1, 4096, batch=1), Dim("cols", 1, 131072)),
     sizes={
         "tiny": {"rows": 32, "cols": 128},
         "small": {"rows": 256, "cols": 512},

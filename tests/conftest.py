@@ -23,6 +23,9 @@ hypothesis.settings.load_profile("tests")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The runs of pytest that tests start are no workers of xdist's, as they would else believe.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
+
 ROOT = Path(__file__).parent.parent
 WRONG = ROOT / "tests" / "wrong_kernels"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pytest_autokernel.settings import Effort
 FILES = op_files(Path("nowhere"))
 OPS = [load_op(name, FILES) for name in FILES]
 EFFORTS, TARGETS = get_args(Effort), get_args(TargetName)
-ROOMY = Target("cuda", 2**40, 2**40)
+ROOMY = Target("cuda", 2**40)
 
 each_op = pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
 each_target = pytest.mark.parametrize("name", TARGETS)
@@ -37,7 +38,7 @@ def an_op(**changes: Any) -> Op:
         name="op",
         reference=nothing,
         inputs=nothing,
-        dims=(Dim("rows", 1, 64, batch=True), Dim("cols", 1, 64)),
+        dims=(Dim("rows", 1, 64, batch=1), Dim("cols", 1, 64)),
         sizes={name: {"rows": n, "cols": n} for name, n in [("b", 32), ("a", 8), ("c", 64)]},
         edges={"one": {"rows": 1, "cols": 1}},
         tolerance=Tolerance(nothing),
@@ -67,8 +68,9 @@ def test_no_check_is_larger_than_its_target(op: Op, name: TargetName, effort: Ef
     target = plan.target(name, effort)
     for check in full(op, name, effort):
         assert op.cost(check.case.dims, 1).bytes <= target.max_elements
-        batches = [check.case.dims[dim.name] for dim in op.dims if dim.batch]
-        assert all(size <= target.max_batch for size in batches)
+        assert op.cost(check.case.dims, 1).flops <= target.max_flops
+        programs = [check.case.dims[dim.name] / dim.batch for dim in op.dims if dim.batch]
+        assert math.prod(programs) <= target.max_programs
 
 
 @each_op
@@ -180,14 +182,55 @@ def test_a_case_is_cut_along_its_batch_alone_and_no_more_than_it_must(
     rows, cols = fitted.dims["rows"], fitted.dims["cols"]
     assert cols == dims["cols"]
     assert rows * cols <= target.max_elements
-    assert rows <= min(dims["rows"], target.max_batch)
+    assert rows <= min(dims["rows"], target.max_programs)
     assert plan.fit(op, fitted, target) == fitted
     if rows < dims["rows"]:
-        assert rows == target.max_batch or (rows + 1) * max(cols, 1) > target.max_elements
+        assert rows == target.max_programs or (rows + 1) * max(cols, 1) > target.max_elements
+
+
+def test_a_case_is_cut_to_the_operations_that_the_target_takes() -> None:
+    op = an_op(cost=lambda dims, size: Cost(dims["rows"] * dims["cols"] ** 2, dims["rows"]))
+    slow = Target("interpreter", 2**30, max_flops=2**20)
+    case = Case("case", {"rows": 4096, "cols": 128}, "fp32")
+    fitted = plan.fit(op, case, slow)
+    assert fitted is not None
+    assert fitted.dims == {"rows": 64, "cols": 128}
+    assert plan.fit(op, replace(case, dims={"rows": 1, "cols": 1025}), slow) is None
+
+
+def test_a_dim_that_is_kept_is_not_cut() -> None:
+    dims = tuple(Dim(name, 1, 64, batch=1) for name in ("batch", "rows"))
+    op = an_op(dims=dims, cost=lambda dims, size: Cost(0, math.prod(dims.values())))
+    case, room = Case("case", {"batch": 8, "rows": 64}, "fp32"), Target("cpu", 128)
+    fitted = plan.fit(op, case, room, kept="rows")
+    assert fitted is not None
+    assert fitted.dims == {"batch": 2, "rows": 64}
+    assert plan.fit(op, replace(case, dims={"batch": 1, "rows": 129}), room, kept="rows") is None
+
+
+@each_op
+@each_target
+@each_effort
+def test_an_input_of_another_layout_has_several_of_each_batch_dim(
+    op: Op, name: TargetName, effort: Effort
+) -> None:
+    found = [c.case for c in full(op, name, effort) if c.case.layout != "contiguous"]
+    assert {case.layout for case in found} == set(LAYOUTS[1:])
+    assert all(case.dims[dim.name] > 1 for case in found for dim in op.dims if dim.batch)
+
+
+def test_the_dim_with_the_most_programs_gives_way_first() -> None:
+    dims = tuple(Dim(name, 1, 64, batch=1) for name in ("batch", "heads", "rows"))
+    op = an_op(dims=dims, cost=lambda dims, size: Cost(0, math.prod(dims.values())))
+    case = Case("case", {"batch": 4, "heads": 8, "rows": 64}, "fp32")
+    for room, left in ((512, [4, 8, 16]), (128, [4, 8, 4]), (8, [2, 2, 2]), (1, [1, 1, 1])):
+        fitted = plan.fit(op, case, Target("cpu", room))
+        assert fitted is not None
+        assert list(fitted.dims.values()) == left
 
 
 def test_a_case_that_cannot_be_cut_is_left_out_by_name() -> None:
-    op, small = an_op(dims=(Dim("rows", 1, 64), Dim("cols", 1, 64))), Target("cpu", 1500, 99)
+    op, small = an_op(dims=(Dim("rows", 1, 64), Dim("cols", 1, 64))), Target("cpu", 1500)
     every, found = ids(op), ids(op, small)
     left_out = plan.left_out(op, frozenset(), small, "normal")
     assert len(found) + len(left_out) == len(every)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -25,7 +24,7 @@ OP = Op(
     name="op",
     reference=nothing,
     inputs=nothing,
-    dims=(Dim("rows", 1, 4096, batch=True), Dim("cols", 2, 5000), Dim("head", 16, 64, (16, 64))),
+    dims=(Dim("rows", 1, 4096, batch=1), Dim("cols", 2, 5000), Dim("head", 16, 64, (16, 64))),
     sizes={},
     edges={},
     tolerance=Tolerance(nothing),
@@ -36,9 +35,13 @@ OP = Op(
 )
 
 
+def uncut(case: Case, kept: str | None) -> Case:
+    return case
+
+
 def drawing(
     integers: frozenset[int] = frozenset(),
-    fit: Callable[[Case], Case | None] = lambda case: case,
+    fit: strategies.Fit = uncut,
 ) -> st.SearchStrategy[Case]:
     return strategies.cases(OP, VARIANTS, "bf16", integers, fit)
 
@@ -86,12 +89,22 @@ def test_the_integers_of_the_source_are_drawn_with_their_neighbours() -> None:
 
 
 def test_what_does_not_fit_gives_way_to_the_smallest() -> None:
-    (case, *_) = drawn(seed=4, examples=3, fit=lambda case: None)
+    (case, *_) = drawn(seed=4, examples=3, fit=lambda case, kept: None)
     assert case.dims == {"rows": 1, "cols": 2, "head": 16}
 
 
+def test_what_does_not_fit_is_halved_until_it_does() -> None:
+    def fit(case: Case, kept: str | None) -> Case | None:
+        return case if case.dims["cols"] <= 100 else None
+
+    sizes = [case.dims["cols"] for case in drawn(seed=6, fit=fit)]
+    assert max(sizes) <= 100
+    assert len(set(sizes)) > 30
+    assert {n % 2 for n in sizes if n > 50} == {0, 1}
+
+
 def test_what_is_cut_is_drawn_as_it_was_cut() -> None:
-    cases = drawn(seed=5, fit=lambda case: replace(case, dims={**case.dims, "rows": 7}))
+    cases = drawn(seed=5, fit=lambda case, kept: replace(case, dims={**case.dims, "rows": 7}))
     assert {case.dims["rows"] for case in cases} == {7}
 
 
@@ -103,7 +116,7 @@ def test_each_integer_of_the_source_is_met_for_certain_and_the_sizes_beside_it_i
         [
             (case.dims, case.dtype)
             for case in strategies.special_cases(
-                OP, base, dtype, {64, 4999}, 1, lambda n, turn=turn: n % 3 == turn
+                OP, base, dtype, {64, 4999}, 1, lambda n, turn=turn: n % 3 == turn, uncut
             )
         ]
         for turn, dtype in enumerate(OP.dtypes)
@@ -114,6 +127,23 @@ def test_each_integer_of_the_source_is_met_for_certain_and_the_sizes_beside_it_i
     assert sorted(dims["cols"] for cases in met for dims, _ in cases if dims["cols"] != 100) == [
         *(63, 64, 64, 64, 65, 4998, 4999, 4999, 4999, 5000)
     ]
+
+
+def test_a_size_of_the_source_is_met_with_smaller_other_dims_where_it_must() -> None:
+    def fit(case: Case, kept: str | None) -> Case | None:
+        assert kept is not None
+        return case if case.dims["cols"] * case.dims["head"] <= 5000 else None
+
+    base = {"rows": 1, "cols": 100, "head": 64}
+    met = [
+        case.dims
+        for case in strategies.special_cases(
+            OP, base, "fp16", {300, 4000}, 1, lambda size: False, fit
+        )
+    ]
+    assert {"rows": 1, "cols": 300, "head": 16} in met
+    assert {"rows": 300, "cols": 50, "head": 64} in met
+    assert not any(dims["cols"] == 4000 for dims in met)
 
 
 def narrow(case: Case) -> bool:

@@ -41,9 +41,13 @@ def allowed_by(text: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def killed(judge: Judge) -> Iterator[Callable[[Path, set[str]], tuple[str, str]]]:
+def killed(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Path, set[str]], tuple[str, str]]]:
     """The stage that a kernel dies in, of smoke and the given ones, and why; or no stage."""
     before = judge.settings
+    shrinking_less = replace(plan.AMOUNTS["normal"], shrink_s=3)
+    monkeypatch.setitem(plan.AMOUNTS, "normal", shrinking_less)
 
     def killed(path: Path, stages: set[str]) -> tuple[str, str]:
         kernel = candidate.read(path)

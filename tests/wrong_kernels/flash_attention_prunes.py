@@ -1,6 +1,6 @@
 """Skips weights below 2^-10 of the largest so far.
 
-Killed by smoke|shape_sweep: value|precision|dtype|wrong|scale|boundary"""
+Killed by smoke|shape_sweep: value|precision|dtype|wrong|scale|boundary|rows"""
 
 import triton
 import triton.language as tl

@@ -25,7 +25,7 @@ def product(a, b, c, M, N, K, b_row, b_col, BLOCK: tl.constexpr):
 def kernel_fn(A, B):
     (M, K), N = A.shape, B.shape[1]
     C = A.new_empty(M, N)
-    grid = triton.cdiv(M, 16), triton.cdiv(N, 16)
+    grid = triton.cdiv(M, 64), triton.cdiv(N, 64)
     if C.numel():
-        product[grid](A, B, C, M, N, K, *B.stride(), 16)
+        product[grid](A, B, C, M, N, K, *B.stride(), 64)
     return C

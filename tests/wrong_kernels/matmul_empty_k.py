@@ -1,6 +1,6 @@
 """Returns memory as allocated where there is nothing to sum.
 
-Killed by edge_cases: nothing_to_sum|64x64x0|32x32x0"""
+Killed by edge_cases: nothing_to_sum|[0-9]+x[0-9]+x0"""
 
 import triton
 import triton.language as tl
@@ -25,7 +25,7 @@ def product(a, b, c, M, N, K, a_row, a_col, b_row, b_col, BLOCK: tl.constexpr):
 def kernel_fn(A, B):
     (M, K), N = A.shape, B.shape[1]
     C = A.new_empty(M, N)
-    grid = triton.cdiv(M, 16), triton.cdiv(N, 16)
+    grid = triton.cdiv(M, 64), triton.cdiv(N, 64)
     if A.numel() and B.numel():
-        product[grid](A, B, C, M, N, K, *A.stride(), *B.stride(), 16)
+        product[grid](A, B, C, M, N, K, *A.stride(), *B.stride(), 64)
     return C

@@ -25,7 +25,7 @@ def product(a, b, c, M, N, K, a_row, a_col, b_row, b_col, BLOCK: tl.constexpr):
 def kernel_fn(A, B):
     (M, K), N = A.shape, B.shape[1]
     C = A.new_zeros(M, N)
-    grid = triton.cdiv(M, 16), N // 16
+    grid = triton.cdiv(M, 64), N // 64
     if 0 not in grid:
-        product[grid](A, B, C, M, N, K, *A.stride(), *B.stride(), 16)
+        product[grid](A, B, C, M, N, K, *A.stride(), *B.stride(), 64)
     return C

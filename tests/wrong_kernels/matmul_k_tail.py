@@ -24,7 +24,7 @@ def product(a, b, c, M, N, K, a_row, a_col, b_row, b_col, BLOCK: tl.constexpr, S
 def kernel_fn(A, B):
     (M, K), N = A.shape, B.shape[1]
     C = A.new_empty(M, N)
-    grid = triton.cdiv(M, 16), triton.cdiv(N, 16)
+    grid = triton.cdiv(M, 64), triton.cdiv(N, 64)
     if C.numel():
-        product[grid](A, B, C, M, N, K, *A.stride(), *B.stride(), 16, 16)
+        product[grid](A, B, C, M, N, K, *A.stride(), *B.stride(), 64, 64)
     return C

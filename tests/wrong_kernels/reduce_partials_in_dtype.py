@@ -1,6 +1,6 @@
 """Sums in two steps; what one hands to the next is stored in the input's own dtype.
 
-Killed by numerical_stability: cancellation|long_sums
+Killed by numerical_stability: cancellation|long_sums|integers
 """
 
 import triton

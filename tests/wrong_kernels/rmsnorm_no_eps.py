@@ -1,4 +1,4 @@
-"""Divides by the norm over sqrt(n), with no eps. Hybrid. Killed by shape_sweep: eps: .*off by"""
+"""Divides by the norm over sqrt(n), with no eps. Hybrid. Killed by shape_sweep: off by"""
 
 KERNEL_TYPE = "rmsnorm"
 

@@ -1,4 +1,4 @@
-"""fp32 inputs computed in fp16. Hybrid. Killed by smoke: dtype: errors of the size of fp16"""
+"""fp32 inputs computed in fp16. Hybrid. Killed by smoke: errors of the size of fp16|got 0"""
 
 KERNEL_TYPE = "softmax"
 
