@@ -76,7 +76,9 @@ class CpuBench:
         return {"calls": self.calls, "captured": False, "peak_bytes": None, "floor_us": None}
 
     def samples(self, count: int, seed: int) -> list[float]:
-        """`count` samples in microseconds per call."""
+        """`count` samples in microseconds per call, after as many calls as one of them takes: what
+        ran in between has put other things into the caches."""
+        self.span(self.calls, empty=False)
         pokes = iter(Pokes(seed, self.inputs))
         taken = []
         for _ in range(count):

@@ -43,7 +43,7 @@ class Comparison:
     `confirmed` says that the estimate comes from a second, fresh set of rounds."""
 
     estimate: decide.Estimate
-    decision: decide.Decision
+    decision: decide.Decision | decide.Change
     confirmed: bool
     blocks: list[decide.Block]
 
@@ -114,14 +114,13 @@ class Samples:
 def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     """Time a case against the user's baseline, which decides how long is measured, and against
     the op's own, which is there to be printed."""
-    rule = decide.Rule()
     try:
         session = Session(judge, subject, op, case)
-        trial, samples = session.tried(rule) if session.named else session.looked_at(rule)
+        trial, samples = session.tried() if session.named else session.looked_at()
     except CandidateError as error:
         words = f"{error.verdict}: {error.reason}"
         return Timing(case, [], {}, None, None, {}, L2[subject.device], error.verdict, words)
-    comparisons = {name: _printed(samples.against(name), rule) for name in session.others}
+    comparisons = {name: session.printed(samples.against(name)) for name in session.others}
     taken = [us for block in samples.blocks for us in block[KERNEL]]
     time_us = statistics.median(taken)
     roofline, sheet = session.roofline(time_us), session.sheet(time_us)
@@ -136,16 +135,8 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
 
 
 def _decided(trial: decide.Trial) -> Comparison:
-    slower = trial.answer is decide.Change.SLOWER
-    decision = decide.Decision.REVERT if slower else decide.Decision(trial.answer)
     blocks = [*(trial.confirmation or trial.first)]
-    return Comparison(trial.estimate, decision, bool(trial.confirmation), blocks)
-
-
-def _printed(blocks: list[decide.Block], rule: decide.Rule) -> Comparison:
-    """A comparison that nothing hangs on: measured once."""
-    found = decide.estimate(blocks, PRINTED_CONFIDENCE)
-    return Comparison(found, decide.decide(found, rule), False, blocks)
+    return Comparison(trial.estimate, trial.answer, bool(trial.confirmation), blocks)
 
 
 class Session:
@@ -156,19 +147,21 @@ class Session:
         self.cost = op.cost(case.dims, ITEMSIZE[case.dtype])
         self.others = baselines.rivals(judge, subject, op)
         self.named = baselines.USERS in self.others
-        # In an edit loop a slower kernel is simply not kept; as a gate's finding it is confirmed.
+        # An edit loop asks whether to keep, a gate what a change did to the speed.
         quick = judge.settings.effort == "quick"
-        self.judged_by = decide.decide if quick else _keep_or_slower
+        gate = decide.GATE if subject.device == "cuda" else decide.CPU_GATE
+        self.rule = decide.Rule() if quick else gate
+        self.judged_by = decide.decide if quick else decide.judge_change
         self.l2 = L2[subject.device]
         self.clear_bytes = _clear_bytes(judge) if subject.device == "cuda" else 0
         self.rounds = 0
         self.random = random.Random(derived_seed(judge.settings.seed, "timing", case.id))
         self.witness = Witness(judge, op, subject.device, self._seed)
 
-    def tried(self, rule: decide.Rule) -> tuple[decide.Trial, Samples]:
+    def tried(self) -> tuple[decide.Trial, Samples]:
         """The kernel against the user's baseline until the rule is satisfied. The op's own
         baseline takes part in the first round only."""
-        trial, samples = decide.Trial(rule, self.judged_by), Samples()
+        trial, samples = decide.Trial(self.rule, self.judged_by), Samples()
         while need := trial.need:
             taken = len(samples.blocks)
             for blocks in _rounds(need.blocks, first=not samples.blocks):
@@ -177,10 +170,15 @@ class Session:
             trial = trial.add(samples.against(baselines.USERS)[taken:])
         return trial, samples
 
-    def looked_at(self, rule: decide.Rule) -> tuple[None, Samples]:
+    def printed(self, blocks: list[decide.Block]) -> Comparison:
+        """A comparison that nothing hangs on: measured once."""
+        found = decide.estimate(blocks, PRINTED_CONFIDENCE)
+        return Comparison(found, self.judged_by(found, self.rule), False, blocks)
+
+    def looked_at(self) -> tuple[None, Samples]:
         """The kernel beside the op's own baseline, as long as a first look takes."""
         samples = Samples()
-        for blocks in _rounds(rule.looks[0], first=True):
+        for blocks in _rounds(self.rule.looks[0], first=True):
             self._round(samples, blocks, list(self.others))
         return None, samples
 
@@ -214,7 +212,8 @@ class Session:
         ):
             call = calls[0]
             for _ in range(blocks):
-                for name, contender in contenders.items():
+                order = _rotated(list(contenders), len(samples.blocks))
+                for name, contender in ((name, contenders[name]) for name in order):
                     message = {
                         "do": "prepare",
                         **call.message,
@@ -227,16 +226,16 @@ class Session:
                     if name == KERNEL:
                         samples.facts = _facts(facts)
                         self.witness.prepared(samples.facts)
-                samples.blocks.append(self._block(contenders))
+                samples.blocks.append(self._block({name: contenders[name] for name in order}))
             self.witness.examine(contenders[KERNEL], statistics.median(samples.blocks[-1][KERNEL]))
 
     def _block(self, contenders: Mapping[str, Subject]) -> dict[str, list[float]]:
-        """Bursts in turn, the order rotated and reversed, so that no one always comes first."""
+        """Bursts in turn, the order rotated and reversed. Who comes first in a block is a little
+        slower in all of it (2 % on a CPU), so that blocks begin with each in turn."""
         taken: dict[str, list[float]] = {name: [] for name in contenders}
         names = list(contenders)
         for burst in range(BURSTS):
-            shift = burst // 2 % len(names)
-            order = names[shift:] + names[:shift]
+            order = _rotated(names, burst // 2)
             for name in order if burst % 2 == 0 else reversed(order):
                 seed = self._seed()
                 request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": seed}
@@ -281,6 +280,11 @@ def _rounds(blocks: int, first: bool) -> Iterator[int]:
         blocks -= size
 
 
+def _rotated(names: list[str], by: int) -> list[str]:
+    shift = by % len(names)
+    return names[shift:] + names[:shift]
+
+
 def _facts(reply: Mapping[str, Any]) -> dict[str, Any]:
     """What a bench says of itself, as far as it is of the right kind."""
     facts: dict[str, Any] = {"captured": reply.get("captured") is True}
@@ -317,17 +321,11 @@ def _too_fast(
     return None
 
 
-def _keep_or_slower(found: decide.Estimate, rule: decide.Rule) -> decide.Decision | decide.Change:
-    """A gate's question and an agent's in one: a loss is a claim too, and is confirmed."""
-    change = decide.judge_change(found, rule)
-    return change if change is decide.Change.SLOWER else decide.decide(found, rule)
-
-
 def _slower(trial: decide.Trial) -> str | None:
     if trial.answer is not decide.Change.SLOWER:
         return None
     found = trial.estimate
     return (
         f"SLOWER: {found.ratio:.3f} times the baseline's speed, {found.confidence:.1%} interval "
-        f"[{found.low:.3f}, {found.high:.3f}], threshold {trial.rule.threshold:.0%}"
+        f"[{found.low:.3f}, {found.high:.3f}], threshold {trial.rule.threshold:.1%}"
     )

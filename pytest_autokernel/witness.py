@@ -5,6 +5,7 @@ the file's own."""
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,7 +48,8 @@ class Witness:
         calls = len(samples_us) * self._calls
         self._bursts.append((seed, calls))
         if self.device == "cpu":  # where a burst is its calls; a GPU's clears its cache as well
-            claimed_us = sum(samples_us) * self._calls
+            # and as many calls before it as a sample has
+            claimed_us = (sum(samples_us) + statistics.fmean(samples_us)) * self._calls
             self._shares.append((claimed_us + WAIT_US) / wall_us)
 
     def examine(self, kernel: Subject, claimed_us: float) -> None:

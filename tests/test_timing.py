@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pytest_autokernel import decide, timing
 from pytest_autokernel.candidate import parse
+from pytest_autokernel.channel import TensorMeta
 from pytest_autokernel.decide import Decision
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case
+from pytest_autokernel.sampling import CpuBench
 from pytest_autokernel.subjects import WorkerSubject
 from pytest_autokernel.timing import Timing
 from pytest_autokernel.verdict import CandidateError, Verdict
@@ -95,6 +100,39 @@ def test_a_copy_is_not_kept_and_its_figures_are_possible_ones(measure: Measure) 
     assert summary["gb_s"] == pytest.approx(2 * 4 * 64 * 256 / found.time_us / 1e3)
     assert 0 < summary["pct_roof"] <= 100 * timing.MEASURED_LIMIT
     assert (summary["l2"], summary["pct_datasheet"]) == ("warm", None)
+
+
+def test_blocks_begin_with_each_contender_in_turn(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[list[str]] = []
+    block = timing.Session._block
+
+    def seen(session: timing.Session, contenders: dict[str, Any]) -> dict[str, list[float]]:
+        orders.append(list(contenders))
+        return block(session, contenders)
+
+    monkeypatch.setattr(timing.Session, "_block", seen)
+    measure(RIGHT, RIGHT)
+    first = Counter(order[0] for order in orders)
+    assert {"kernel", "baseline"} <= set(first)
+    assert max(first.values()) - min(first.values()) <= 1
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+
+
+def test_a_burst_on_a_cpu_begins_with_calls_that_are_not_timed() -> None:
+    calls = []
+
+    def kernel_fn(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return x + 1
+
+    meta = TensorMeta("float32", (4,), (1,), 0, 16)
+    message = {"options": {}, "padding": 1, "inputs": [meta.to_json()]}
+    bench = CpuBench(kernel_fn, [torch.zeros(16, dtype=torch.uint8)], message)
+    calls.clear()
+    assert len(bench.samples(3, seed=1)) == 3
+    assert len(calls) == 4 * bench.calls
 
 
 def test_twice_the_speed_is_kept_after_a_fresh_confirmation(measure: Measure) -> None:
