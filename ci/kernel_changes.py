@@ -1,0 +1,75 @@
+"""Which kernels a change touches: those whose files differ between two revisions, and those whose
+op's reference does."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import git
+
+from pytest_autokernel.candidate import KernelFileError, parse
+
+
+@dataclass(frozen=True)
+class Change:
+    """One kernel file of HEAD, or of BASE where HEAD has none any more, and what became of it."""
+
+    path: str
+    what: str  # added, changed, deleted, renamed, or: reference changed
+    base_path: str | None = None
+
+    def __str__(self) -> str:
+        renamed = self.base_path is not None and self.base_path != self.path
+        return f"{self.what} from {self.base_path}" if renamed else self.what
+
+
+def is_kernel_file(path: str) -> bool:
+    """Whether pytest --autokernel judges the file as a kernel, by its place alone."""
+    parts = PurePosixPath(path)
+    special = parts.name in {"conftest.py", "__init__.py"} or parts.name.startswith("_")
+    return parts.suffix == ".py" and "kernels" in parts.parts[:-1] and not special
+
+
+def changes(base: git.Commit, head: git.Commit) -> list[Change]:
+    """The kernels to be judged: those whose files differ, and those whose op's reference does."""
+    found: dict[str, Change] = {}
+    ops: set[str] = set()
+    for diff in base.diff(head, M=True):
+        old, new = diff.a_path or "", diff.b_path or ""
+        for path in (old, new):
+            if PurePosixPath(path).parent == PurePosixPath("reference"):
+                ops.add(PurePosixPath(path).stem)
+        was, there = is_kernel_file(old), is_kernel_file(new)
+        if there and (not was or diff.new_file):
+            found[new] = Change(new, "added")
+        elif was and (not there or diff.deleted_file):
+            found[old] = Change(old, "deleted")
+        elif was and there:
+            found[new] = Change(new, "renamed" if diff.renamed_file else "changed", old)
+    for blob in head.tree.traverse():
+        path = str(getattr(blob, "path", ""))
+        if ops and is_kernel_file(path) and path not in found and _op(path, head) in ops:
+            found[path] = Change(path, "reference changed")
+    return sorted(found.values(), key=lambda change: change.path)
+
+
+def _op(path: str, commit: git.Commit) -> str | None:
+    try:
+        return parse(Path(path), text(commit, path)).op
+    except KernelFileError:
+        return None
+
+
+def text(commit: git.Commit, path: str) -> str:
+    content: bytes = (commit.tree / path).data_stream.read()
+    return content.decode("utf-8", errors="replace")
+
+
+def same_code(one: str, other: str) -> bool:
+    """Whether two texts differ in comments and blanks alone."""
+    try:
+        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+    except (SyntaxError, ValueError, RecursionError):
+        return False

@@ -1,0 +1,243 @@
+"""The gate of a merge: which kernels it looks at, what it says, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import git
+import pytest
+
+import gate
+from gate import Exit, Finding
+from kernel_changes import Change, changes, same_code
+from tests.conftest import ROOT
+
+SOFTMAX = (ROOT / "kernels" / "cpp" / "softmax.py").read_text()
+KERNEL = 'KERNEL_TYPE = "{op}"\n\n\ndef kernel_fn(x):\n    return {value}\n'
+Commit = Callable[[Mapping[str, str | None]], git.Commit]
+
+
+@pytest.fixture
+def commit(tmp_path: Path) -> Commit:
+    """Commits files with these texts in a repository of the test's; None deletes one."""
+    repo = git.Repo.init(tmp_path)
+    with repo.config_writer() as config:
+        config.set_value("user", "name", "somebody").set_value("user", "email", "a@b")
+
+    def commit(files: Mapping[str, str | None]) -> git.Commit:
+        for name, text in files.items():
+            file = tmp_path / name
+            if text is None:
+                file.unlink()
+            else:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+        repo.git.add("--all")
+        return repo.index.commit("a change")
+
+    return commit
+
+
+def a_kernel(value: str, op: str = "softmax") -> str:
+    return KERNEL.format(op=op, value=value)
+
+
+def test_the_kernels_of_a_change_are_found_and_what_became_of_them(commit: Commit) -> None:
+    many = "\n".join(f"# line {n}" for n in range(20))
+    base = commit(
+        {
+            "kernels/changed.py": a_kernel("x"),
+            "kernels/gone.py": a_kernel("x + 1"),
+            "kernels/deep/old.py": a_kernel("x + 2") + many,
+            "kernels/same.py": a_kernel("x + 3"),
+            "kernels/_helper.py": "a = 1",
+            "kernels/conftest.py": "a = 1",
+            "elsewhere.py": "a = 1",
+        }
+    )
+    head = commit(
+        {
+            "kernels/changed.py": a_kernel("x * 2"),
+            "kernels/gone.py": None,
+            "kernels/deep/old.py": None,
+            "kernels/deep/new.py": a_kernel("x + 2") + many + "\n# more",
+            "kernels/added.py": a_kernel("x + 4", "reduce"),
+            "kernels/_helper.py": "a = 2",
+            "kernels/conftest.py": "a = 2",
+            "elsewhere.py": "a = 2",
+        }
+    )
+    assert changes(base, head) == [
+        Change("kernels/added.py", "added"),
+        Change("kernels/changed.py", "changed", "kernels/changed.py"),
+        Change("kernels/deep/new.py", "renamed", "kernels/deep/old.py"),
+        Change("kernels/gone.py", "deleted"),
+    ]
+    assert str(changes(base, head)[2]) == "renamed from kernels/deep/old.py"
+    assert changes(head, head) == []
+
+
+def test_a_changed_reference_has_all_kernels_of_its_op_judged(commit: Commit) -> None:
+    files = {"kernels/a.py": a_kernel("x"), "kernels/b.py": a_kernel("x", "reduce")}
+    base = commit({**files, "kernels/broken.py": "KERNEL_TYPE =", "reference/softmax.py": "1"})
+    head = commit({"reference/softmax.py": "2", "tests/reference/reduce.py": "3"})
+    assert changes(base, head) == [Change("kernels/a.py", "reference changed")]
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ('"""Words."""\na = 1  # why\n\n\nb  =  2\n', True),
+        ('"""Other words, which may be a kernel\'s source."""\na = 1\nb = 2\n', False),
+        ('"""Words."""\na = 1\nb = 3\n', False),
+        ("a = (\n", False),
+    ],
+)
+def test_code_is_the_same_where_comments_and_blanks_alone_differ(other: str, same: bool) -> None:
+    assert same_code('"""Words."""\na = 1\nb = 2\n', other) is same
+
+
+def a_report(
+    decision: str | None = "SAME", roofline: str = "PASS", smoke: str = "PASS"
+) -> dict[str, Any]:
+    """The judge's report on one kernel, as far as the gate reads it."""
+    compared = {"ratio": 0.95, "low": 0.94, "high": 0.96, "decision": decision}
+    timing = {"case": "4x4 fp32", "time_us": 5.0}
+    items = [
+        {"stage": "smoke", "verdict": smoke, "reason": "off by | one"},
+        {"stage": "roofline", "verdict": roofline, "reason": "why not"},
+    ]
+    wrong = "FAIL" in (roofline, smoke)
+    comparisons = {"eager": compared} | ({"baseline": compared} if decision else {})
+    return {
+        "seed": 7,
+        "environment": {"device": "a CPU", "torch": "2", "triton": None},
+        "kernels": [
+            {
+                "path": "kernels/a.py",
+                "verdict": "FAIL" if wrong else "PASS",
+                "reason": "why" if wrong else None,
+                "items": items,
+                "timings": [{**timing, "comparisons": comparisons}],
+            }
+        ],
+    }
+
+
+CHANGED = Change("kernels/a.py", "changed", "kernels/a.py")
+ADDED = Change("kernels/a.py", "added")
+
+
+@pytest.mark.parametrize(
+    ("change", "report", "same", "outcome", "code"),
+    [
+        (CHANGED, a_report("SAME"), False, "SAME", 0),
+        (CHANGED, a_report("FASTER"), False, "FASTER", 0),
+        (CHANGED, a_report("UNDECIDED"), False, "UNDECIDED", 0),
+        (CHANGED, a_report("SLOWER", roofline="FAIL"), False, "SLOWER", 1),
+        (CHANGED, a_report("SAME", roofline="FAIL"), False, "NOT MEASURED", 2),
+        (CHANGED, a_report(None, roofline="SKIP"), False, "NOT MEASURED", 2),
+        (CHANGED, a_report(None), False, "NOT MEASURED", 2),
+        (CHANGED, a_report("KEEP"), False, "NOT MEASURED", 2),
+        (CHANGED, a_report("SAME", smoke="FAIL"), False, "WRONG", 1),
+        (CHANGED, a_report("SLOWER", smoke="CRASH"), False, "WRONG", 1),
+        (CHANGED, a_report(None), True, "RIGHT", 0),
+        (CHANGED, a_report(None, smoke="FAIL"), True, "WRONG", 1),
+        (ADDED, a_report(None), False, "RIGHT", 0),
+        (ADDED, a_report(None, roofline="SKIP"), False, "RIGHT", 0),
+        (ADDED, a_report(None, roofline="FAIL"), False, "NOT MEASURED", 2),
+        (Change("kernels/b.py", "added"), a_report(), False, "NOT MEASURED", 2),
+    ],
+)
+def test_what_a_report_means_for_a_merge(
+    change: Change, report: Mapping[str, Any], same: bool, outcome: str, code: int
+) -> None:
+    found = gate.finding(change, report, same)
+    assert (found.outcome, found.exit) == (outcome, code)
+
+
+def test_a_failure_outweighs_what_could_not_be_measured_and_that_a_pass() -> None:
+    passed, failed, unmeasured = (
+        Finding(CHANGED, outcome) for outcome in ("FASTER", "SLOWER", "NOT MEASURED")
+    )
+    assert gate.exit_code([]) == Exit.PASSED
+    assert gate.exit_code([passed, passed]) == Exit.PASSED
+    assert gate.exit_code([passed, unmeasured]) == Exit.NOT_MEASURED
+    assert gate.exit_code([unmeasured, failed, passed]) == Exit.FAILED
+
+
+def test_the_summary_has_the_figures_and_explains_its_words() -> None:
+    slower = gate.finding(CHANGED, a_report("SLOWER", roofline="FAIL"))
+    wrong = gate.finding(ADDED, a_report(smoke="FAIL"))
+    lines = gate.summary("a" * 40, "b" * 40, [slower, wrong]).splitlines()
+    assert lines[0] == "### Kernels, aaaaaaaaaaaa..bbbbbbbbbbbb: failed"
+    assert "| `kernels/a.py` | changed | SLOWER | 0.950x [0.940, 0.960] 4x4 fp32, 5.0 us |" in lines
+    assert "| `kernels/a.py` | added | WRONG | smoke: off by \\| one |" in lines
+    assert "- **SLOWER**: shown to be slower, and confirmed by fresh samples" in lines
+    assert "none was touched" in gate.summary("a" * 40, "b" * 40, [])
+
+
+def run_gate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program itself. Of the stages smoke alone is asked for, beside the timing."""
+    command = [sys.executable, str(ROOT / "ci" / "gate.py"), *arguments]
+    command += ["--json", "gate.json", "--markdown", "gate.md", "--", "-k", "smoke or roofline"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_slower_kernel_blocks_and_a_refactoring_passes(commit: Commit, tmp_path: Path) -> None:
+    loop = "softmax_row(x + r * cols, y + r * cols, cols, row);"
+    assert loop in SOFTMAX
+    assert "denominator" not in SOFTMAX
+    base = commit({"kernels/softmax.py": SOFTMAX})
+    tidy = commit({"kernels/softmax.py": SOFTMAX.replace("total", "denominator")})
+    twice = SOFTMAX.replace(loop, f"for (int n = 0; n < 2; n++) {loop}")
+    slow = commit({"kernels/softmax.py": twice})
+    done = run_gate(tmp_path, base.hexsha, tidy.hexsha)
+    assert done.returncode == 0, done.stdout
+    assert "gate: passed" in done.stdout
+    done = run_gate(tmp_path, tidy.hexsha, slow.hexsha)
+    assert done.returncode == 1, done.stdout
+    assert "FAILED kernels/softmax.py::roofline[large-fp32]" in done.stdout
+    found = json.loads((tmp_path / "gate.json").read_text())
+    assert (found["base"], found["head"], found["exit_code"]) == (tidy.hexsha, slow.hexsha, 1)
+    (kernel,) = found["kernels"]
+    assert kernel["outcome"] == "SLOWER"
+    assert kernel["timings"][0]["comparisons"]["baseline"]["high"] < 0.9
+    assert (tmp_path / "gate.md").read_text().count("### Kernels") == 2
+    worktrees = git.Repo(tmp_path).git.worktree("list").splitlines()
+    assert len(worktrees) == 1
+
+
+@pytest.mark.parametrize(
+    ("revisions", "words"),
+    [
+        (("HEAD", "nowhere"), "expected a git revision, got 'nowhere'"),
+        (("0" * 40, "HEAD"), "expected a git revision"),
+    ],
+)
+def test_a_revision_that_is_not_there_is_named(
+    commit: Commit, tmp_path: Path, revisions: tuple[str, str], words: str
+) -> None:
+    commit({"kernels/a.py": a_kernel("x")})
+    done = run_gate(tmp_path, *revisions)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
+    done = run_gate(tmp_path, "HEAD", "HEAD")
+    assert done.returncode == 2
+    assert "expected a git repository" in " ".join(done.stderr.split())
+
+
+def test_a_change_that_touches_no_kernel_passes(commit: Commit, tmp_path: Path) -> None:
+    base, head = commit({"a.txt": "1"}), commit({"a.txt": "2"})
+    done = run_gate(tmp_path, base.hexsha, head.hexsha)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "gate.json").read_text())["kernels"] == []
