@@ -126,6 +126,24 @@ class AutokernelPlugin:
         elif report.failed:
             self.report.broke(report.nodeid)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
+        machine_info["autokernel"] = self.report.environment()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_compare_machine_info(
+        self, machine_info: dict[str, Any], compared_benchmark: dict[str, Any]
+    ) -> None:
+        here, there = (
+            info.get("autokernel", {}).get("device")
+            for info in (machine_info, compared_benchmark["machine_info"])
+        )
+        if there is not None and there != here:
+            raise pytest.UsageError(
+                f"--benchmark-compare: expected samples taken on {here}, got some of {there}: "
+                "times on two devices say nothing of a kernel"
+            )
+
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.report.write()
         if self.report.broken:

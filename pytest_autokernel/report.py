@@ -89,21 +89,26 @@ class Report:
             self.broken.append(nodeid)
 
     def to_json(self) -> dict[str, Any]:
-        settings, gpu = self.judge.settings, self.judge.gpu
+        settings = self.judge.settings
         return {
             "schema": SCHEMA,
             "version": __version__,
             "seed": settings.seed,
             "effort": settings.effort,
-            "environment": {
-                "device": gpu.name if gpu else platform.processor() or platform.machine(),
-                "gpu": asdict(gpu) if gpu else None,
-                "torch": _version("torch"),
-                "triton": _version("triton"),
-                "python": platform.python_version(),
-                "cpus": len(settings.cpus),
-            },
+            "environment": self.environment(),
             "kernels": [self._kernel(path) for path in {**self.expected, **self.kernels}],
+        }
+
+    def environment(self) -> dict[str, Any]:
+        """What the figures were measured with."""
+        gpu = self.judge.gpu
+        return {
+            "device": gpu.name if gpu else _cpu(),
+            "gpu": asdict(gpu) if gpu else None,
+            "torch": _version("torch"),
+            "triton": _version("triton"),
+            "python": platform.python_version(),
+            "cpus": len(self.judge.settings.cpus),
         }
 
     def _kernel(self, path: str) -> dict[str, Any]:
@@ -227,6 +232,16 @@ def _rendered(table: Table, reporter: pytest.TerminalReporter) -> str:
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _cpu() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -112,6 +112,25 @@ def test_a_right_kernel_passes_all_stages_and_its_samples_are_benchmarks(
     assert "roofline[large-fp32]" in (foreign.path / "junit.xml").read_text()
 
 
+def test_saved_samples_are_compared_with_those_of_the_same_device_alone(
+    foreign: pytest.Pytester,
+) -> None:
+    kernel(foreign, "right")
+    timed = (*QUICK, "-k", "smoke or roofline")
+    assert foreign.runpytest_subprocess(*timed, "--benchmark-json=saved.json").ret == 0
+    saved = json.loads((foreign.path / "saved.json").read_text())
+    ours = saved["machine_info"]["autokernel"]
+    assert {"device", "gpu", "torch", "triton"} <= set(ours)
+    result = foreign.runpytest_subprocess(*timed, "--benchmark-compare=saved.json")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*roofline*large-fp32*(NOW)*"])
+    ours["device"] = "another"
+    (foreign.path / "saved.json").write_text(json.dumps(saved))
+    result = foreign.runpytest_subprocess(*timed, "--benchmark-compare=saved.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*expected samples taken on *, got some of another*"])
+
+
 def test_the_ids_are_pytests_own(foreign: pytest.Pytester) -> None:
     kernel(foreign, "right")
     result = foreign.runpytest_subprocess(
