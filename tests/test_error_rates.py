@@ -1,0 +1,49 @@
+"""Kernels with planted work, by benchmarks/error_rates.py: as right as they were and slower."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from pytest_autokernel import candidate
+
+ROOT = Path(__file__).parents[1]
+KERNELS = sorted((ROOT / "kernels" / "cpp").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "benchmark_of_error_rates", ROOT / "benchmarks" / "error_rates.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("percent", [0, 10, 150])
+def test_a_planted_kernel_computes_the_same(
+    program: ModuleType, path: Path, percent: int, tmp_path: Path
+) -> None:
+    text = path.read_text()
+    changed = tmp_path / path.name
+    changed.write_text(program.planted(text, percent))
+    assert changed.read_text().count(f"* {percent} / 100") == 2
+    x = torch.randn(40, 70)
+    others = (torch.randn(70),) if path.stem == "rmsnorm" else ()
+    expected, got = (candidate.load(file)(x, *others) for file in (path, changed))
+    assert torch.equal(got, expected)
+
+
+def test_a_kernel_without_the_loops_is_refused(program: ModuleType) -> None:
+    with pytest.raises(Exception, match="expected a kernel with"):
+        program.planted("KERNEL_TYPE = 'softmax'", 10)
