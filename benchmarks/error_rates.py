@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import statistics
 import time
@@ -30,14 +31,22 @@ from pytest_autokernel.judge import Judge
 from pytest_autokernel.settings import Effort, Settings
 from pytest_autokernel.subjects import WorkerSubject
 
-# The loops over rows of our C++ kernels, and what they become with PERCENT more rows, which are the
-# first ones again.
-LOOPS = {
-    "next.fetch_add(BLOCK)) < rows;": "next.fetch_add(BLOCK)) < rows + rows * PERCENT / 100;",
-    "for (int64_t r = first; r < std::min(first + BLOCK, rows); r++)": (
+# What our kernels are written with, and what it becomes with PERCENT more work: in C++ more rows,
+# which are the first ones again; in Triton more programs, of which the last do the first ones' work
+# again (of T = N + N * PERCENT // 100 programs N is T * 100 / (100 + PERCENT), rounded up).
+LONGER = {
+    r"next\.fetch_add\(BLOCK\)\) < rows;": (
+        "next.fetch_add(BLOCK)) < rows + rows * PERCENT / 100;"
+    ),
+    r"for \(int64_t r = first; r < std::min\(first \+ BLOCK, rows\); r\+\+\)": (
         "for (int64_t q = first; q < std::min(first + BLOCK, rows + rows * PERCENT / 100); q++)\n"
         "for (int64_t r = q % rows, once = 1; once; once = 0)"
     ),
+    r"tl\.program_id\(0\)": (
+        "(tl.program_id(0) % ((tl.num_programs(0) * 100 + PERCENT + 99) // (100 + PERCENT)))"
+    ),
+    r"\[\((.+),\)\]\(": r"[(\1 + (\1) * PERCENT // 100,)](",
+    r"grid = \((.+),\)\n": r"grid = (\1 + (\1) * PERCENT // 100,)\n",
 }
 
 console = Console()
@@ -59,11 +68,13 @@ class Result:
 
 
 def planted(text: str, percent: int) -> str:
-    """The kernel with `percent` more work, rounded down to whole rows."""
-    for loop, longer in LOOPS.items():
-        if loop not in text:
-            raise typer.BadParameter(f"expected a kernel with {loop!r}, found none")
-        text = text.replace(loop, longer.replace("PERCENT", str(percent)))
+    """The kernel with `percent` more work, rounded down to whole rows or programs."""
+    places = 0
+    for written, longer in LONGER.items():
+        text, count = re.subn(written, longer.replace("PERCENT", str(percent)), text)
+        places += count
+    if places < 2:
+        raise typer.BadParameter("expected a kernel written like ours, by rows or by programs")
     return text
 
 

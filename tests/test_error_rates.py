@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,10 @@ import pytest
 import torch
 
 from pytest_autokernel import candidate
+from pytest_autokernel.judge import Judge
+from pytest_autokernel.op import Case
+from pytest_autokernel.subjects import WorkerSubject
+from pytest_autokernel.verdict import Verdict
 
 ROOT = Path(__file__).parents[1]
 KERNELS = sorted((ROOT / "kernels" / "cpp").glob("*.py"))
@@ -44,6 +49,19 @@ def test_a_planted_kernel_computes_the_same(
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("name", ["softmax", "rmsnorm", "cross_entropy", "rotary_embedding"])
+def test_a_planted_triton_kernel_is_right_too(
+    program: ModuleType, name: str, judge: Judge, tmp_path: Path
+) -> None:
+    text = (ROOT / "kernels" / "triton" / f"{name}.py").read_text()
+    kernel = candidate.parse(tmp_path / "k.py", program.planted(text, 37))
+    op = judge.op(name)
+    (smallest, *_) = sorted(op.sizes.values(), key=lambda dims: op.cost(dims, 1).bytes)
+    with closing(WorkerSubject(judge, kernel)) as subject:
+        found = judge.check(subject, op, Case("small", smallest, "fp32"))
+    assert found.verdict is Verdict.PASS, found.reason
+
+
 def test_a_kernel_without_the_loops_is_refused(program: ModuleType) -> None:
-    with pytest.raises(Exception, match="expected a kernel with"):
+    with pytest.raises(Exception, match="expected a kernel written like ours"):
         program.planted("KERNEL_TYPE = 'softmax'", 10)
