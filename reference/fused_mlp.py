@@ -58,9 +58,9 @@ def saturated(draw: Draw, dims: Dims) -> Tensors:
 
 
 def tiny_hidden(draw: Draw, dims: Dims) -> Tensors:
-    """Hidden numbers near fp16's smallest, which large weights bring back."""
+    """Hidden numbers below the smallest of fp16, which large weights bring back."""
     x, w_gate, w_up, w_down = inputs(draw, dims)
-    return x, w_gate, w_up * 2.0**-20, w_down * 2.0**16
+    return x, w_gate, w_up * 2.0**-24, w_down * 2.0**20
 
 
 def large_hidden(draw: Draw, dims: Dims) -> Tensors:
