@@ -82,8 +82,8 @@ AMOUNTS: dict[Effort, Amount] = {
     "thorough": Amount(sizes=99, drawn=200, repeats=50, dtypes=3, shrink_s=120, huge=True),
 }
 
-# Elements, programs and operations per case. The interpreter takes 2 ms per program, and 8 to 80 ms
-# per million operations on tiles; a plain kernel in C++ takes 1 ms for as many.
+# Elements, programs and operations per case. The interpreter takes some 2 ms per program, and per
+# million operations from 8 ms, on tiles of 64, to ten times that on tiles of 16.
 LIMITS: dict[TargetName, dict[Effort, tuple[int, float, float]]] = {
     "interpreter": {
         "quick": (2**17, 16, 6e6),
