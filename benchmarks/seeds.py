@@ -8,7 +8,9 @@ Without timing: right or wrong is all that it is about, and runs go side by side
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ def judge(kernel: Path, device: str, effort: str, folder: Path, number: int) -> 
     command = (
         *(sys.executable, "-m", "pytest", "--autokernel", "-q", "-p", "no:cacheprovider"),
         *(f"--autokernel-device={device}", f"--autokernel-effort={effort}"),
-        *("--autokernel-threads=1", f"--autokernel-json={report}", "-k", "not roofline"),
+        *(f"--autokernel-json={report}", "-k", "not roofline"),
         str(kernel),
     )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -54,7 +56,16 @@ def main(
     ]
     end = time.monotonic() + 60 * minutes
     results: dict[Path, list[dict[str, Any]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+    cpus = itertools.cycle(sorted(os.sched_getaffinity(0)))
+
+    def settle() -> None:
+        """One processor for each job: a thread's processors are also those of what it starts."""
+        os.sched_setaffinity(0, {next(cpus)})
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(jobs, initializer=settle) as pool,
+    ):
 
         def one(kernel: Path, number: int) -> tuple[Path, dict[str, Any] | None]:
             if time.monotonic() > end:
