@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,42 @@ def test_relations_hold_for_the_reference_and_not_for_any_kernel(
     assert judged.ok, judged.reason
     results[-1] = results[-1] * 1.1 + 0.1
     assert not oracle.compare_relation(relation, part, results, calls[0]).ok
+
+
+@each(lambda op, dtype: op.relations)
+def test_relations_hold_for_right_kernels(op: Op, dtype: Dtype, part: str) -> None:
+    case, relation = small(op, dtype), op.relations[part]
+    for seed, total in enumerate(TOTALS.values()):
+        inputs, draw = oracle.make_inputs(op, replace(case, seed=seed), "cpu")
+        calls = relation.related(inputs, draw)
+        results = [RIGHT[op.name](*call, total=total) for call in calls]
+        judged = oracle.compare_relation(relation, part, results, calls[0])
+        assert judged.ok, judged.reason
+
+
+def test_a_quarter_turn_holds_where_products_are_fused() -> None:
+    def fused(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """A product is exact in float64, and so is rounded with the sum alone."""
+        a, b, c, s = x[..., ::2], x[..., 1::2], cos, sin
+        turned = (a.double() * c - b * s).float(), (b.double() * c + a * s).float()
+        return torch.stack(turned, -1).flatten(-2)
+
+    op = OPS["rotary_embedding"]
+    relation = op.relations["quarter_turn"]
+    for seed in range(20):
+        inputs, draw = oracle.make_inputs(op, replace(small(op, "fp32"), seed=seed), "cpu")
+        results = [fused(*call) for call in relation.related(inputs, draw)]
+        judged = oracle.compare_relation(relation, "quarter_turn", results, inputs)
+        assert judged.ok, judged.reason
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("length", [111, 767, 4099])
+def test_a_running_sum_of_equal_addends_is_right(dtype: Dtype, length: int) -> None:
+    op = OPS["reduce"]
+    case = Case("equal", {"M": 1, "N": length}, dtype, layout="broadcast")
+    for seed in range(30):
+        draw = oracle.SeededDraw(seed, oracle.TORCH_DTYPES[dtype], "cpu")
+        x = draw.normal(1, 1, scale=3).expand(1, length)
+        judged = oracle.compare(RIGHT["reduce"](x, total=TOTALS["sequential"]), op, case, (x,))
+        assert judged.ok, judged.reason

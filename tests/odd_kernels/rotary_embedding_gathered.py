@@ -16,6 +16,6 @@ def kernel_fn(x, cos, sin, interleaved=True):
     if not interleaved:
         x = x.unflatten(-1, (2, -1)).mT.flatten(-2)
     c, s = (t.float().repeat_interleave(2, -1) for t in (cos, sin))
-    y = x.float()
-    y = torch.addcmul(y * c, y[..., NEIGHBOUR[:D]], s * SIGN[:D]).to(x.dtype)
+    y, neighbour, sign = x.float(), NEIGHBOUR[:D].to(x.device), SIGN[:D].to(x.device)
+    y = torch.addcmul(y * c, y[..., neighbour], s * sign).to(x.dtype)
     return y if interleaved else y.unflatten(-1, (-1, 2)).mT.flatten(-2)
