@@ -34,12 +34,13 @@ WRONG = ROOT / "tests" / "wrong_kernels"
 def settings(pytestconfig: pytest.Config) -> Settings:
     """A judge's settings for tests: a CPU unless --autokernel-device says otherwise, short limits,
     a seed of each run's own."""
+    device = pytestconfig.getoption("autokernel_device") or "cpu"
     return Settings(
         rootdir=ROOT,
         seed=int.from_bytes(os.urandom(4)),
-        device=pytestconfig.getoption("autokernel_device") or "cpu",
+        device=device,
         effort="normal",
-        timeout_s=15,
+        timeout_s=15 if device == "cpu" else 60,  # a first call compiles for seconds there
         memory_bytes=2 * 2**30,
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         baseline=None,

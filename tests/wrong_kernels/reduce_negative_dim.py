@@ -1,4 +1,7 @@
-"""Claims any dim, and takes all but 0 for the last: -2 too. Hybrid. Killed by shape_sweep: shape"""
+"""Claims any dim, and takes all but 0 for the last: -2 too. Hybrid.
+
+Killed by shape_sweep: shape|value|dtype
+"""
 
 KERNEL_TYPE = "reduce"
 SUPPORTS = {"dim"}

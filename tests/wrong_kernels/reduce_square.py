@@ -1,6 +1,6 @@
 """Tells the dim to sum by its length, and so sums a square over its rows. Hybrid.
 
-Killed by edge_cases: 31x31
+Killed by smoke|edge_cases: 31x31|1024x1024
 """
 
 KERNEL_TYPE = "reduce"
