@@ -170,6 +170,12 @@ STATE: dict[str, Callable[[], Any]] = {
     "deterministic algorithms": torch.are_deterministic_algorithms_enabled,
     "the precision of fp32 products": torch.get_float32_matmul_precision,
     "tf32 in matrix products": lambda: torch.backends.cuda.matmul.allow_tf32,
+    "fp16 sums in matrix products": lambda: (
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    ),
+    "bf16 sums in matrix products": lambda: (
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    ),
     "tf32 in cuDNN": lambda: torch.backends.cudnn.allow_tf32,
     "cuDNN's benchmark mode": lambda: torch.backends.cudnn.benchmark,
     "flushing of subnormals": lambda: float(torch.tensor(2.0**-140) * 1.0) == 0.0,
@@ -198,6 +204,7 @@ NAMESPACES = (
     "triton.testing",
     "pytest_autokernel.audit",
     "pytest_autokernel.channel",
+    "pytest_autokernel.gpu_sampling",
     "pytest_autokernel.sampling",
     "pytest_autokernel.worker",
 )

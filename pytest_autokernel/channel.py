@@ -144,7 +144,8 @@ def view(raw: torch.Tensor, meta: TensorMeta) -> torch.Tensor:
     import torch
 
     dtype = getattr(torch, meta.dtype)
-    return raw.view(dtype).as_strided(meta.shape, meta.stride, meta.offset)
+    typed = raw.view(dtype)
+    return typed.as_strided(meta.shape, meta.stride, typed.storage_offset() + meta.offset)
 
 
 def pack(tensor: torch.Tensor) -> tuple[TensorMeta, int]:

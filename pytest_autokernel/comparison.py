@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from pytest_autokernel import oracle
+from pytest_autokernel.ceilings import event_floor_us, measure_ceilings
 from pytest_autokernel.channel import Channel, ChannelError, TensorMeta, view
 from pytest_autokernel.device_memory import Pool, can_share
 from pytest_autokernel.gpu import describe_device
 from pytest_autokernel.handover import POISON, Host, OnGpu
 from pytest_autokernel.op import Case, Op, Tensors
 from pytest_autokernel.ops import load_op
-from pytest_autokernel.sampling import measure_ceilings, poked
+from pytest_autokernel.sampling import poked
 
 MOST_CACHED = 8 * 2**30  # bytes of GPU memory that are kept from case to case
 
@@ -33,9 +34,10 @@ Reply = tuple[dict[str, Any], tuple[int, ...]]
 
 @dataclass
 class Call:
-    """One call's inputs: as values, as the bytes that were handed over, and the memory in which
-    the worker's side works."""
+    """One call's inputs: as they were made, as values by now, as the bytes that were handed over,
+    and the memory in which the worker's side works."""
 
+    made: Tensors
     values: Tensors
     before: list[torch.Tensor]
     memory: Host | OnGpu
@@ -49,7 +51,7 @@ class Ticket:
     case: Case
     relation: str | None
     calls: list[Call]
-    results: list[torch.Tensor] = field(default_factory=list)
+    results: dict[int, torch.Tensor] = field(default_factory=dict)  # by call
     extra_units: int = 0
 
 
@@ -71,6 +73,7 @@ class Comparison:
             "poke": self.poke,
             "compare": self.compare,
             "ceilings": self.ceilings,
+            "floor": self.floor,
         }
         while True:
             try:
@@ -110,6 +113,10 @@ class Comparison:
             message["device"], message["nbytes"], message["dtype"], message["cpus"]
         ), ()
 
+    def floor(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """What two events around nothing read on this GPU."""
+        return {"floor_us": event_floor_us(message["clear_bytes"])}, ()
+
     def make(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """Make a case's inputs (for a relation: those of each of its calls) and hand them over.
         It replaces the case before."""
@@ -141,19 +148,20 @@ class Comparison:
         (call,) = ticket.calls
         case = replace(ticket.case, seed=message["seed"])
         values, _ = oracle.make_inputs(ticket.op, case, call.values[0].device.type)
-        ticket.case, ticket.results = case, []
-        call.values, call.before = _placed(values, call.memory.metas)
+        ticket.case, ticket.results = case, {}
+        call.made, call.before = _placed(values, call.memory.metas)
+        call.values = call.made
         call.memory.fill(call.before)
         return {"ok": True}, ()
 
     def poke(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """Follow what the timed calls of some bursts, [seed, calls] each, changed in their own
-        copy of the inputs."""
+        """Follow what all timed calls since the inputs were made, in bursts of [seed, calls] each,
+        changed in the set `which` of `sets` that they took turns on."""
         assert self.ticket is not None
         (call,) = self.ticket.calls
-        call.values = tuple(value.clone() for value in call.values)
+        call.values = tuple(value.clone() for value in call.made)
         for seed, count in message["bursts"]:
-            poked(call.values, seed, count)
+            poked(call.values, seed, count, message["sets"], message["which"])
         return {"ok": True}, ()
 
     def compare(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
@@ -165,6 +173,7 @@ class Comparison:
             judged = self._judge(ticket, message, fds)
         except (ChannelError, OSError) as error:  # the result's buffer is the candidate's
             judged = oracle.Judged(float("inf"), f"returned no well-formed result: {error}")
+        ticket.calls[message["call"]].memory.spoil()
         return {"ok": judged.ok, "worst": judged.worst, "reason": judged.reason}, ()
 
     def _judge(self, ticket: Ticket, message: dict[str, Any], fds: Sequence[int]) -> oracle.Judged:
@@ -181,13 +190,13 @@ class Comparison:
             if same.ok or op.deterministic:
                 return same
             return oracle.compare_runs(got, ticket.results[0], op, case, call.values)
-        ticket.results.append(got)
+        ticket.results[number] = got
         if ticket.relation is None:
             return oracle.compare(got, op, case, call.values, ticket.extra_units)
         if len(ticket.results) < len(ticket.calls):
             return oracle.Judged(0.0)
         device = call.values[0].device
-        results = [r.to(device) for r in ticket.results]
+        results = [ticket.results[n].to(device) for n in range(len(ticket.calls))]
         return oracle.compare_relation(
             op.relations[ticket.relation],
             ticket.relation,
@@ -217,7 +226,7 @@ def _handed_over(op: Op, case: Case, values: Tensors, pool: Pool | None) -> Call
     else:
         memory = Host(metas)
     memory.fill(before)
-    return Call(values, before, memory)
+    return Call(values, values, before, memory)
 
 
 def _placed(values: Tensors, metas: Sequence[TensorMeta]) -> tuple[Tensors, list[torch.Tensor]]:
@@ -274,9 +283,12 @@ def _same(got: torch.Tensor, first: torch.Tensor, what: str) -> oracle.Judged:
 
 
 def main() -> None:
-    # TF32 would spoil the trusted fp32 computation that tolerances lean on.
+    # TF32, and partial sums in fp16 or bf16, would spoil the trusted computation that tolerances
+    # lean on.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     # On the CPU cases are small: a second thread gains little on a quiet machine, and on a busy
     # one each of a hundred parallel regions waits a scheduler's turn for it (0.8 s for 0.02).
     torch.set_num_threads(1)

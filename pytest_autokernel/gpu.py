@@ -5,7 +5,7 @@ folder, in the form of schema.json there. Recognising a GPU is exact (name as th
 it, architecture, memory, multiprocessors), so that no device is ever taken for another: a MIG
 slice or a laptop's namesake has no spec rather than a wrong one.
 
-Not covered: measuring what a device reaches (sampling.py).
+Not covered: measuring what a device reaches (ceilings.py).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Device:
     memory_bytes: int
     sms: int
     l2_bytes: int
+    uuid: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,4 +209,5 @@ def describe_device() -> dict[str, Any] | None:
     cuda = f"{found.major}.{found.minor}"
     capability = found.gcnArchName.split(":")[0] if torch.version.hip else cuda
     memory, sms = found.total_memory, found.multi_processor_count
-    return asdict(Device(found.name, capability, memory, sms, found.L2_cache_size))
+    uuid = f"GPU-{found.uuid}"
+    return asdict(Device(found.name, capability, memory, sms, found.L2_cache_size, uuid))

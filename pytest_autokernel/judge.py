@@ -7,6 +7,7 @@ A pass is counted here, from completed and compared calls; it is never reported 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 
 from pytest_autokernel import policy
 from pytest_autokernel.channel import close
+from pytest_autokernel.clock import Clock
 from pytest_autokernel.gpu import Ceilings, Device, GpuSpec, find_spec, load_specs
 from pytest_autokernel.op import Case, Op
 from pytest_autokernel.ops import SHIPPED, load_op, op_files
@@ -91,6 +93,7 @@ class Judge:
             _prune(settings.cache)
         self.gpu = self._gpu()
         self.spec = self._spec()
+        self.clock = Clock.of(self.gpu.uuid) if self.gpu else None
 
     def close(self) -> None:
         for nursery in self._nurseries.values():
@@ -228,6 +231,18 @@ class Judge:
                 source="measured",
             )
         return self._ceilings[key]
+
+    @functools.cached_property
+    def floor_us(self) -> float:
+        """What two events around nothing read on the GPU."""
+        return float(self.ask({"do": "floor", "clear_bytes": self.clear_bytes})[0]["floor_us"])
+
+    @property
+    def clear_bytes(self) -> int:
+        """What clears a GPU's L2 cache: twice its size; of the driver's figure and the data
+        sheet's the larger, since ROCm reports one die's share of it."""
+        sheet = self.spec.l2_mb * 2**20 if self.spec else 0
+        return 2 * int(max(self.gpu.l2_bytes if self.gpu else 0, sheet))
 
     def ask(
         self, message: dict[str, Any], fds: tuple[int, ...] = ()

@@ -27,6 +27,7 @@ from pytest_autokernel.channel import Channel, ChannelError
 PR_SET_PDEATHSIG = 1
 PRELOADED = (
     "pytest_autokernel.candidate",
+    "pytest_autokernel.gpu_sampling",
     "pytest_autokernel.handover",
     "pytest_autokernel.sampling",
     "pytest_autokernel.worker",

@@ -50,6 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("memory", "GIB", "memory limit of a kernel's process (3/4 of the machine's)"),
         ("threads", "N", "CPU threads of a kernel (all)"),
         ("sandbox", "auto|require|off", "what confines a kernel's process (auto: what there is)"),
+        ("l2", "cold|warm", "how timed calls find a GPU's L2 cache (cold)"),
         ("cache", "DIR|none", "where compiled kernels are kept (~/.cache/pytest-autokernel)"),
         ("allow", "NAMES", "torch operators, imports or launches of hybrids: aten.mm, aten.*"),
     ):

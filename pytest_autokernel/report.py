@@ -101,7 +101,7 @@ class Report:
 
     def environment(self) -> dict[str, Any]:
         """What the figures were measured with."""
-        gpu = self.judge.gpu
+        gpu, clock = self.judge.gpu, self.judge.clock
         return {
             "device": gpu.name if gpu else _cpu(),
             "gpu": asdict(gpu) if gpu else None,
@@ -109,6 +109,8 @@ class Report:
             "triton": _version("triton"),
             "python": platform.python_version(),
             "cpus": len(self.judge.settings.cpus),
+            "driver": clock.driver if clock else None,
+            "max_sm_mhz": clock.max_mhz if clock else None,
         }
 
     def _kernel(self, path: str) -> dict[str, Any]:
@@ -223,7 +225,30 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
         for item in kernel["items"]:
             if item["stage"] == "roofline" and item["verdict"] == "SKIP":
                 by_reason.setdefault(f"roofline skipped: {item['reason']}", []).append(name)
-    return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+    notes = [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+    return [*_conditions([t for kernel in kernels for t in kernel["timings"]]), *notes]
+
+
+def _conditions(timings: list[dict[str, Any]]) -> list[str]:
+    """How the times were taken."""
+    lines = []
+    for l2 in sorted({t["l2"] for t in timings}):
+        some = [t for t in timings if t["l2"] == l2]
+        words = [f"timed with {'a cold L2 cache' if l2 == 'cold' else 'warm caches'}"]
+        if eager := sum(t["captured"] is False and t["floor_us"] is not None for t in some):
+            words.append(f"{eager} of {len(some)} not as CUDA graphs: launches count")
+        if clocks := [t["sm_mhz"] for t in some if t["sm_mhz"]]:
+            dropped = sum(t["throttled"] for t in some if t["throttled"])
+            words.append(f"SM clock {_range(clocks)} MHz, {dropped} samples dropped as throttled")
+        if floors := [t["floor_us"] for t in some if t["floor_us"]]:
+            words.append(f"an empty pair of events reads {max(floors):.1f} us")
+        lines.append("; ".join(words))
+    return lines
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _rendered(table: Table, reporter: pytest.TerminalReporter) -> str:

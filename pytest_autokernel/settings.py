@@ -13,6 +13,7 @@ import pytest
 Device = Literal["auto", "cuda", "cpu"]
 Effort = Literal["quick", "normal", "thorough"]
 Sandbox = Literal["auto", "require", "off"]
+L2 = Literal["cold", "warm"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Settings:
     `seed` is drawn afresh for each run unless given. `baseline` is a kernel file to be
     compared with, already resolved from a git revision where one was named. `allow` are patterns
     of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
-    compiled code from run to run; without one it is kept for this run alone."""
+    compiled code from run to run; without one it is kept for this run alone. `l2` is how timed
+    calls find a GPU's cache; a CPU's is always warm."""
 
     rootdir: Path
     seed: int
@@ -36,6 +38,7 @@ class Settings:
     allow: tuple[str, ...] = ()
     cache: Path | None = None
     sandbox: Sandbox = "auto"
+    l2: L2 = "cold"
 
     @staticmethod
     def from_config(config: pytest.Config) -> Settings:
@@ -62,6 +65,7 @@ class Settings:
             allow=tuple(option("allow", "").replace(",", " ").split()),
             cache=_cache(option("cache", "")),
             sandbox=_choice("sandbox", option("sandbox", "auto"), get_args(Sandbox)),
+            l2=_choice("l2", option("l2", "cold"), get_args(L2)),
         )
 
 

@@ -9,6 +9,7 @@ no stored time takes part in one.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import statistics
 import time
@@ -19,21 +20,30 @@ from typing import Any
 
 from pytest_autokernel import baselines, decide, gpu
 from pytest_autokernel.channel import close
-from pytest_autokernel.judge import Judge, derived_seed
+from pytest_autokernel.clock import Reading
+from pytest_autokernel.judge import HandedOver, Judge, derived_seed
 from pytest_autokernel.op import ITEMSIZE, Case, Op
 from pytest_autokernel.subjects import Subject
-from pytest_autokernel.verdict import CandidateError, Verdict
+from pytest_autokernel.verdict import CandidateError, JudgeError, Verdict
 from pytest_autokernel.witness import Witness
 
 BLOCKS_PER_ROUND = 6  # twice as many later on: starting processes costs seconds
 BURSTS = 4
 PRINTED_CONFIDENCE = 0.95  # of comparisons that nothing hangs on; six blocks are enough for it
 SAMPLES_PER_BURST = 3
-L2 = {"cuda": "cold", "cpu": "warm"}
+# On a GPU, of one sample: short kernels are called so often that the events' own noise (0.1 us on
+# an H200) is small beside it, and each time on other buffers, which averages out where they lie.
+SAMPLE_US, MOST_CALLS, MOST_BYTES = 100, 32, 2**30
+FLOORS = 3  # of an empty pair of events, that a sample has to last
+MOST_TRIES = 20  # of a block on a GPU that is throttled
 KERNEL = "kernel"  # the contender under examination; the others are named after what they are
 # Above this share of the measured roof work is skipped or the clock is wrong. Not 1: a copy and
 # a sum by PyTorch find the roof itself to some 10 % only.
 MEASURED_LIMIT = 1.3
+
+
+class TooShort(Exception):
+    """There is no telling how long a kernel takes."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Timing:
     def summary(self) -> dict[str, Any]:
         """The figures beside the samples."""
         peak, roof = self.facts.get("peak_bytes"), self.roofline
+        others = ("calls", "captured", "floor_us", "sm_mhz", "throttled")
         return {
             "case": str(self.case),
             "time_us": self.time_us,
@@ -78,8 +89,7 @@ class Timing:
             "pct_datasheet": self.sheet.pct if self.sheet else None,
             "peak_mb": peak / 1e6 if peak is not None else None,
             "l2": self.l2,
-            "captured": self.facts.get("captured"),
-            "floor_us": self.facts.get("floor_us"),
+            **{name: self.facts.get(name) for name in others},
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -119,10 +129,11 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
         trial, samples = session.tried() if session.named else session.looked_at()
     except CandidateError as error:
         words = f"{error.verdict}: {error.reason}"
-        return Timing(case, [], {}, None, None, {}, L2[subject.device], error.verdict, words)
+        return Timing(case, [], {}, None, None, {}, _l2(judge, subject), error.verdict, words)
     comparisons = {name: session.printed(samples.against(name)) for name in session.others}
     taken = [us for block in samples.blocks for us in block[KERNEL]]
     time_us = statistics.median(taken)
+    session.resolve(time_us)
     roofline, sheet = session.roofline(time_us), session.sheet(time_us)
     fault = _too_fast(roofline, sheet, judge.spec) or session.witness.clock_fault(time_us)
     if trial is not None:
@@ -130,7 +141,15 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
         fault = fault or _slower(trial)
     verdict = Verdict.FAIL if fault else Verdict.PASS
     return Timing(
-        case, taken, samples.facts, roofline, sheet, comparisons, session.l2, verdict, fault
+        case,
+        taken,
+        session.facts(samples),
+        roofline,
+        sheet,
+        comparisons,
+        session.l2,
+        verdict,
+        fault,
     )
 
 
@@ -152,8 +171,14 @@ class Session:
         gate = decide.GATE if subject.device == "cuda" else decide.CPU_GATE
         self.rule = decide.Rule() if quick else gate
         self.judged_by = decide.decide if quick else decide.judge_change
-        self.l2 = L2[subject.device]
-        self.clear_bytes = _clear_bytes(judge) if subject.device == "cuda" else 0
+        on_gpu = subject.device == "cuda"
+        self.l2 = _l2(judge, subject)
+        self.clear_bytes = judge.clear_bytes if on_gpu and self.l2 == "cold" else 0
+        self.floor_us = judge.floor_us if on_gpu else None
+        self.clock = judge.clock if on_gpu else None
+        self.readings: list[Reading] = []
+        self.dropped = 0
+        self.calls = 0 if on_gpu else 1  # of a sample; a CPU's bench finds its own
         self.rounds = 0
         self.random = random.Random(derived_seed(judge.settings.seed, "timing", case.id))
         self.witness = Witness(judge, op, subject.device, self._seed)
@@ -181,6 +206,25 @@ class Session:
         for blocks in _rounds(self.rule.looks[0], first=True):
             self._round(samples, blocks, list(self.others))
         return None, samples
+
+    def resolve(self, time_us: float) -> None:
+        """Raises TooShort for a time that events can hardly tell from none."""
+        sample_us = time_us * self.calls
+        if self.floor_us is not None and sample_us < FLOORS * self.floor_us:
+            raise TooShort(
+                f"too short to resolve: a sample lasts {sample_us:.2g} us, expected at least "
+                f"{FLOORS} times the {self.floor_us:.2g} us that an empty pair of events reads"
+            )
+
+    def facts(self, samples: Samples) -> dict[str, Any]:
+        """What the figures were measured with."""
+        mhz = [reading.sm_mhz for reading in self.readings]
+        return {
+            **samples.facts,
+            "floor_us": self.floor_us,
+            "sm_mhz": statistics.median(mhz) if mhz else None,
+            "throttled": self.dropped if mhz else None,
+        }
 
     def roofline(self, time_us: float) -> gpu.Roofline:
         """The share of the measured roof. What cannot be is looked at again, not believed."""
@@ -210,41 +254,79 @@ class Session:
             self._contenders(others) as contenders,
             self.judge.made(self.op, case, self.subject) as (calls, options),
         ):
-            call = calls[0]
+            self.calls = self.calls or self._calls_per_sample(contenders, calls[0], options)
             for _ in range(blocks):
                 order = _rotated(list(contenders), len(samples.blocks))
-                for name, contender in ((name, contenders[name]) for name in order):
-                    message = {
-                        "do": "prepare",
-                        **call.message,
-                        "options": options,
-                        "padding": self.random.getrandbits(32),
-                        "clear_bytes": self.clear_bytes,
-                    }
-                    facts, out = contender.ask(message, call.fds)
-                    close(out)
+                for name in order:
+                    facts = self._prepared(contenders[name], calls[0], options, self.calls)
                     if name == KERNEL:
-                        samples.facts = _facts(facts)
-                        self.witness.prepared(samples.facts)
+                        samples.facts = facts
+                        self.witness.prepared(facts, self.calls if self.clear_bytes else 1)
                 samples.blocks.append(self._block({name: contenders[name] for name in order}))
             self.witness.examine(contenders[KERNEL], statistics.median(samples.blocks[-1][KERNEL]))
 
+    def _prepared(
+        self, contender: Subject, call: HandedOver, options: Mapping[str, Any], calls: int
+    ) -> dict[str, Any]:
+        """A fresh layout of a contender's buffers, and what its bench says of itself."""
+        message = {
+            "do": "prepare",
+            **call.message,
+            "options": options,
+            "padding": self.random.getrandbits(32),
+            "clear_bytes": self.clear_bytes,
+            "calls": calls,
+        }
+        reply, out = contender.ask(message, call.fds)
+        close(out)
+        facts = _facts(reply)
+        return facts if self.subject.device == "cpu" else {**facts, "calls": calls}
+
+    def _calls_per_sample(
+        self, contenders: Mapping[str, Subject], call: HandedOver, options: Mapping[str, Any]
+    ) -> int:
+        """How many calls make a sample: enough for the fastest, and the same for all."""
+        fastest = math.inf
+        for contender in contenders.values():
+            self._prepared(contender, call, options, 1)
+            request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": self._seed()}
+            fastest = min(fastest, *_samples(contender.ask(request)[0]))
+        most = min(MOST_CALLS, int(MOST_BYTES / max(1, self.cost.bytes)))
+        return max(1, min(most, math.ceil(SAMPLE_US / fastest)))
+
     def _block(self, contenders: Mapping[str, Subject]) -> dict[str, list[float]]:
         """Bursts in turn, the order rotated and reversed. Who comes first in a block is a little
-        slower in all of it (2 % on a CPU), so that blocks begin with each in turn."""
-        taken: dict[str, list[float]] = {name: [] for name in contenders}
+        slower in all of it (2 % on a CPU), so that blocks begin with each in turn. What was taken
+        while the GPU was throttled is dropped, for all of them."""
         names = list(contenders)
-        for burst in range(BURSTS):
-            order = _rotated(names, burst // 2)
-            for name in order if burst % 2 == 0 else reversed(order):
-                seed = self._seed()
-                request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": seed}
-                start = time.perf_counter()
-                samples = _samples(contenders[name].ask(request)[0])
-                taken[name] += samples
-                if name == KERNEL:
-                    self.witness.saw(seed, samples, (time.perf_counter() - start) * 1e6)
-        return taken
+        for _ in range(MOST_TRIES):
+            taken: dict[str, list[float]] = {name: [] for name in contenders}
+            for burst in range(BURSTS):
+                order = _rotated(names, burst // 2)
+                found = self._turn(contenders, order if burst % 2 == 0 else order[::-1])
+                for name, samples in found.items():
+                    taken[name] += samples
+            if taken[KERNEL]:
+                return taken
+        raise JudgeError(f"nothing can be timed: {self.readings[-1].throttled} holds the GPU back")
+
+    def _turn(self, contenders: Mapping[str, Subject], order: list[str]) -> dict[str, list[float]]:
+        """A burst of each; of none where the GPU was throttled."""
+        taken = {}
+        before = len(self.readings)
+        for name in order:
+            seed = self._seed()
+            request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": seed}
+            start = time.perf_counter()
+            taken[name] = samples = _samples(contenders[name].ask(request)[0])
+            if name == KERNEL:
+                self.witness.saw(seed, samples, (time.perf_counter() - start) * 1e6)
+            if self.clock is not None:
+                self.readings.append(self.clock.read())
+        if not any(reading.throttled for reading in self.readings[before:]):
+            return taken
+        self.dropped += SAMPLES_PER_BURST
+        return {}
 
     def _seed(self) -> int:
         return self.random.getrandbits(48)
@@ -265,11 +347,9 @@ class Session:
                 contender.close()
 
 
-def _clear_bytes(judge: Judge) -> int:
-    """Twice the L2; of the driver's figure and the data sheet's the larger, since ROCm reports one
-    die's share of it."""
-    sheet = judge.spec.l2_mb * 2**20 if judge.spec else 0
-    return 2 * int(max(judge.gpu.l2_bytes if judge.gpu else 0, sheet))
+def _l2(judge: Judge, subject: Subject) -> str:
+    """How timed calls find the cache: a CPU's is always warm."""
+    return judge.settings.l2 if subject.device == "cuda" else "warm"
 
 
 def _rounds(blocks: int, first: bool) -> Iterator[int]:
@@ -288,7 +368,7 @@ def _rotated(names: list[str], by: int) -> list[str]:
 def _facts(reply: Mapping[str, Any]) -> dict[str, Any]:
     """What a bench says of itself, as far as it is of the right kind."""
     facts: dict[str, Any] = {"captured": reply.get("captured") is True}
-    for name in ("calls", "peak_bytes", "floor_us"):
+    for name in ("calls", "peak_bytes"):
         value: Any = reply.get(name)
         facts[name] = value if type(value) in (int, float) and 0 <= value < 1e18 else None
     return facts

@@ -117,6 +117,10 @@ class Worker:
         from pytest_autokernel.candidate import load
 
         self.audited = True
+        # By default cuBLAS may round partial sums to fp16 or bf16: a hybrid that leaves a product
+        # to it would be wrong for some shapes (bf16, 1023 x 1023 x 1023) and not for others.
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         audit.install()
         before = audit.State(self.device)
         self.kernel_fn = load(Path(message["path"]))
@@ -185,42 +189,43 @@ class Worker:
         return self.received
 
     def prepare(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """A fresh layout of buffers for the timed calls; see sampling.py."""
-        from pytest_autokernel import sampling
+        """A fresh layout of buffers for the timed calls."""
+        from pytest_autokernel.gpu_sampling import CudaBench
+        from pytest_autokernel.sampling import CpuBench
 
         self.bench = None
         received = self._receive(message, fds)
-        maker = sampling.CudaBench if self.device == "cuda" else sampling.CpuBench
+        maker = CudaBench if self.device == "cuda" else CpuBench
         self.bench = maker(self.kernel_fn, received.sources, message)
         return self.bench.facts(), ()
 
     def burst(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """Some samples in microseconds; `refill` puts other contents into the inputs first, and
-        with `result` what the last timed call left is handed back too."""
+        with `which` the last result on that set of inputs is handed back too."""
         assert self.received is not None
         if message.get("refill"):
             self.bench.refill(self.received.sources)
         samples = self.bench.samples(message["count"], message["seed"])
-        if not message.get("result"):
+        if "which" not in message:
             return {"samples_us": samples}, ()
-        reply, out = self._timed_result()
+        reply, out = self._timed_result(message["which"])
         return {"samples_us": samples, **reply}, out
 
     def span(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """Timed calls for the parent's clock."""
+        """Timed samples for the parent's clock."""
         self.bench.span(message["count"], message["empty"])
         return {"ok": True}, ()
 
     def launched(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """The GPU kernels that a call launches, and its result."""
         names = self.bench.launched()
-        reply, out = self._timed_result()
+        reply, out = self._timed_result(0)
         return {"launched": names, **reply}, out
 
-    def _timed_result(self) -> Reply:
+    def _timed_result(self, which: int) -> Reply:
         assert self.received is not None
-        aliases = shared_with(self.bench.output, self.bench.inputs, [])
-        return handed_back(self.bench.output, aliases, self.received.room)
+        output, inputs = self.bench.result(which)
+        return handed_back(output, shared_with(output, inputs, []), self.received.room)
 
 
 def shared_with(result: Any, inputs: Sequence[Any], earlier: Sequence[Any]) -> str | None:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_autokernel import oracle
+from pytest_autokernel.channel import Channel
+from pytest_autokernel.comparison import Comparison
+from pytest_autokernel.handover import OnGpu
+from pytest_autokernel.op import Case
 from tests.conftest import ROOT
+from tests.test_ops import FILES
 
 pytestmark = pytest.mark.gpu
 
@@ -78,3 +86,32 @@ def test_a_kernel_that_ruins_the_gpus_context_fails_and_the_next_is_judged(
     assert all("CUDA error: an illegal memory access" in v for v in found["a_ruins"].values())
     assert {v.split(":")[0] for v in found["a_ruins"].values()} == {"FAIL"}
     assert set(found["b_right"].values()) == {"PASS: None"}
+
+
+def test_a_moment_without_gpu_memory_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    compare, shortage = oracle.compare, iter([True, False])
+
+    def once_short(*arguments: Any) -> oracle.Judged:
+        if next(shortage):
+            raise torch.OutOfMemoryError
+        return compare(*arguments)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        comparison = Comparison(Channel(ours))
+        comparison.device({}, ())
+        case = Case("small", {"M": 4, "N": 8}, "fp32").to_json()
+        about = {"op": "reduce", "file": str(FILES["reduce"]), "case": case, "relation": None}
+        comparison.make({**about, "device": "cuda", "share": True, "extra_units": 0}, ())
+        assert comparison.ticket is not None
+        (call,) = comparison.ticket.calls
+        assert isinstance(call.memory, OnGpu)
+        call.memory._room[:16].view(torch.float32).copy_(call.values[0].sum(-1))
+        monkeypatch.setattr(oracle, "compare", once_short)
+        meta = {"dtype": "float32", "shape": [4], "stride": [1], "offset": 0, "nbytes": 16}
+        answer = {"result": meta, "device": "cuda", "aliases": None, "timed": False}
+        reply, _ = comparison._answered(comparison.compare, {"call": 0, **answer}, ())
+    assert reply["ok"], reply
+    assert not list(shortage)

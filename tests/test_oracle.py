@@ -364,7 +364,7 @@ def call_with_write_at(layout: Layout, byte: int | None) -> Call:
     memory.fill([before])
     if byte is not None:
         memory.places[0][byte] = 1
-    return Call((value,), [before], memory)
+    return Call((value,), (value,), [before], memory)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
