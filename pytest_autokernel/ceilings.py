@@ -9,6 +9,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+KINDS = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
 
 def measure_ceilings(device: str, nbytes: int, dtype: str, cpus: Sequence[int]) -> dict[str, float]:
     """What this device reaches: copy and read bandwidth in GB/s on a working set of `nbytes`,
@@ -16,11 +24,11 @@ def measure_ceilings(device: str, nbytes: int, dtype: str, cpus: Sequence[int]) 
 
     A CPU is measured with all threads and with one, and the better counts: two threads on a
     busy machine wait for each other."""
-    kind = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
     source = torch.randn(max(nbytes // 8, 1024), device=device)
     target = torch.empty_like(source)
     side = 1024 if device == "cpu" else 8192
-    a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=KINDS[dtype]) for _ in range(2))
+    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
     size = source.numel() * source.element_size()
     best: dict[str, float] = {}
     before = torch.get_num_threads()
@@ -33,6 +41,7 @@ def measure_ceilings(device: str, nbytes: int, dtype: str, cpus: Sequence[int]) 
         }
         best = {name: max(rate, best.get(name, 0.0)) for name, rate in reached.items()}
     torch.set_num_threads(before)
+    torch.backends.cuda.matmul.allow_tf32 = False
     return best
 
 

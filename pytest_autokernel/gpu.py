@@ -131,7 +131,7 @@ def no_spec(device: Device) -> str:
     """What to say of a device without a spec."""
     return (
         f"no spec for GPU {device.name!r} (capability={device.capability}, sms={device.sms}, "
-        f"memory={device.memory_bytes / 2**30:.1f} GiB): add gpu_specs/{_stem(device)}.yaml"
+        f"memory={device.memory_bytes / 2**30:.1f} GiB): add gpu_specs/{stem(device)}.yaml"
     )
 
 
@@ -191,10 +191,11 @@ def to_yaml(device: Device, ceilings: Iterable[Ceilings]) -> str:
         "measured": True,
         "sources": [{"document": "measured by pytest-autokernel", "figures": ["all"]}],
     }
-    return f"# gpu_specs/{_stem(device)}.yaml\n" + yaml.safe_dump(spec, sort_keys=False)
+    return f"# gpu_specs/{stem(device)}.yaml\n" + yaml.safe_dump(spec, sort_keys=False)
 
 
-def _stem(device: Device) -> str:
+def stem(device: Device) -> str:
+    """What the file of a device's spec is called."""
     words = device.name.lower().replace("nvidia", "").replace("geforce", "").replace("amd", "")
     return "-".join("".join(c if c.isalnum() else " " for c in words).split())
 

@@ -20,7 +20,15 @@ from typing import Any
 from pytest_autokernel import policy
 from pytest_autokernel.channel import close
 from pytest_autokernel.clock import Clock
-from pytest_autokernel.gpu import Ceilings, Device, GpuSpec, find_spec, load_specs
+from pytest_autokernel.gpu import (
+    Ceilings,
+    Device,
+    GpuSpec,
+    find_spec,
+    load_specs,
+    stem,
+    to_yaml,
+)
 from pytest_autokernel.op import Case, Op
 from pytest_autokernel.ops import SHIPPED, load_op, op_files
 from pytest_autokernel.plan import Kind
@@ -31,6 +39,8 @@ from pytest_autokernel.subjects import Answer, Place, Subject, nursery_environme
 from pytest_autokernel.verdict import CandidateError, JudgeError, Outcome, Verdict
 
 COMPARISON_TIMEOUT_S = 600.0
+# What a GPU without a spec is measured by: ceilings.py has the products of these.
+KINDS = ("fp64", "fp32", "tf32", "bf16", "fp16")
 MOST_CACHED = 256  # texts whose compiled code is kept from run to run
 GPU_WORKING_SET = 2**31  # bytes: far beyond any L2 cache
 
@@ -92,6 +102,7 @@ class Judge:
         if settings.cache:
             _prune(settings.cache)
         self.gpu = self._gpu()
+        self.measured_spec: str | None = None  # what a GPU without a spec was measured to reach
         self.spec = self._spec()
         self.clock = Clock.of(self.gpu.uuid) if self.gpu else None
 
@@ -269,8 +280,19 @@ class Judge:
     def _spec(self) -> GpuSpec | None:
         if self.gpu is None:
             return None
-        folders = (SHIPPED / "gpu_specs", self.settings.rootdir / "gpu_specs")
-        return find_spec(self.gpu, load_specs(folders))
+        kept = (self.settings.cache or self.folder) / "gpu_specs"
+        folders = (SHIPPED / "gpu_specs", kept, self.settings.rootdir / "gpu_specs")
+        return find_spec(self.gpu, load_specs(folders)) or self._measured_spec(self.gpu, kept)
+
+    def _measured_spec(self, device: Device, folder: Path) -> GpuSpec | None:
+        """The spec of a GPU that nobody described: measured, and kept for the next run."""
+        text = to_yaml(device, [self.ceilings("cuda", GPU_WORKING_SET, d) for d in KINDS])
+        self.measured_spec = text
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / f"{stem(device)}.yaml")
+        return find_spec(device, load_specs((SHIPPED / "gpu_specs", folder)))
 
 
 def _confinement(settings: Settings) -> Confinement | None:
@@ -289,7 +311,8 @@ def _prune(cache: Path) -> None:
     """Forget what was compiled for texts that were not judged for long."""
     if not cache.is_dir():
         return
-    used = sorted((f for f in cache.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+    texts = (f for f in cache.iterdir() if len(f.name) == len(hashlib.sha256().hexdigest()))
+    used = sorted(texts, key=lambda f: f.stat().st_mtime)
     for folder in used[:-MOST_CACHED]:
         shutil.rmtree(folder, ignore_errors=True)
 

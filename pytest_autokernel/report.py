@@ -64,8 +64,10 @@ class Report:
         if spec is None:
             return [f"{gpu.name}; {no_spec(gpu)}"]
         peak = spec.tflops.get("bf16") or spec.tflops["fp32"]
-        sheet = f"{spec.bandwidth_gb_s:.0f} GB/s, {peak:.0f} TFLOP/s by its data sheet"
-        return [f"{gpu.name} ({sheet})"]
+        source = (
+            "as it was measured, for want of a data sheet" if spec.measured else "by its data sheet"
+        )
+        return [f"{gpu.name} ({spec.bandwidth_gb_s:.0f} GB/s, {peak:.0f} TFLOP/s {source})"]
 
     def expect(self, items: list[pytest.Item]) -> None:
         """The checks that were collected and selected, by kernel file."""
@@ -175,6 +177,11 @@ class Report:
             )
         for line in _notes(report["kernels"]):
             reporter.write_line(line)
+        if text := self.judge.measured_spec:
+            reporter.write_line(
+                "this GPU has no spec; it was measured to reach, for you to contribute:"
+            )
+            reporter.write_line(text)
         if self.judge.settings.json:
             reporter.write_line(f"report: {os.path.relpath(self.judge.settings.json, Path.cwd())}")
 

@@ -239,7 +239,7 @@ class Session:
     def sheet(self, time_us: float) -> gpu.Roofline | None:
         """The share of the data sheet's roof, where there is one for this device."""
         spec = self.judge.spec if self.subject.device == "cuda" else None
-        return self._against(spec.ceilings(), time_us) if spec else None
+        return self._against(spec.ceilings(), time_us) if spec and not spec.measured else None
 
     def _against(self, ceilings: gpu.Ceilings, time_us: float) -> gpu.Roofline:
         cost, op = self.cost, self.op

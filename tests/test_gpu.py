@@ -28,6 +28,7 @@ from pytest_autokernel.gpu import (
     roofline,
     to_yaml,
 )
+from pytest_autokernel.judge import Judge
 
 SHIPPED = Path(__file__).parents[1] / "gpu_specs"
 SPECS = load_specs([SHIPPED])
@@ -228,6 +229,25 @@ class TestAUsersSpecs:
         assert (found.bandwidth_gb_s, dict(found.tflops)) == (7400, {"bf16": 2000.0, "fp32": 90.0})
         assert found.ceilings().source == "measured"
         assert yaml.safe_load(text)["memory_gb"] == 191
+
+
+def test_an_unknown_gpu_is_measured_once_and_kept(
+    judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ceilings(place: str, nbytes: int, dtype: str) -> Ceilings:
+        return Ceilings(7000.0, 7400.0, {dtype: 100.0}, "measured")
+
+    unknown = device("NVIDIA H300", "11.0", 190 * 1024, 160)
+    monkeypatch.setattr(judge, "ceilings", ceilings)
+    monkeypatch.setattr(judge, "measured_spec", None)
+    found = judge._measured_spec(unknown, tmp_path / "kept")
+    assert found is not None
+    assert found.measured
+    assert found.bandwidth_gb_s == 7400
+    assert set(found.tflops) == {"fp64", "fp32", "tf32", "bf16", "fp16"}
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["h300.yaml"]
+    assert find_spec(unknown, load_specs([SHIPPED, tmp_path / "kept"])) == found
+    assert judge.measured_spec == (tmp_path / "kept" / "h300.yaml").read_text()
 
 
 def test_an_unknown_gpu_is_described_with_what_to_do() -> None:
