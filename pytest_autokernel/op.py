@@ -119,12 +119,14 @@ class Tolerance:
     dtype (1: only at the end). `condition(inputs, r, **options)` says, in units of 2^-24, what
     fp32 arithmetic may lose on these very inputs: it carries the length of the reductions and
     their cancellation. `intermediate`, called alike, defaults to `r`. The options are those of
-    the case's variant.
+    the case's variant. `together(inputs, **options)` gives `r` and these two at once, for an op
+    in which they share most of their work.
     """
 
     condition: Callable[..., torch.Tensor]
     roundings: int = 1
     intermediate: Callable[..., torch.Tensor] | None = None
+    together: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
 
 
 @dataclass(frozen=True)

@@ -121,32 +121,23 @@ def unscaled_overflow(draw: Draw, dims: Dims) -> Tensors:
     return (Q.abs() + 0.5) * 64, (K.abs() + 0.5) * 64, V
 
 
-def condition(
-    inputs: Tensors, r: torch.Tensor, causal: bool = True, sm_scale: float | None = None
-) -> torch.Tensor:
-    """exp and the division (32), the sums' growth, and the scores' own roundings, all of which
-    reach the result through the weights."""
+def together(
+    inputs: Tensors, causal: bool = True, sm_scale: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The result; its condition: exp and the division (32), the sums' growth, and the scores' own
+    roundings, all of which reach the result through the weights; and these weights, as far as they
+    reach the result: each is rounded on its own."""
 
     def of_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         weights = _weights(q, k, causal, sm_scale)
+        result, plain = weights @ v, weights @ v.abs()
         sizes = (q.abs() @ k.abs().mT * _scale(q, sm_scale)).where(weights > 0, 0.0)
         of_scores = (8 + math.sqrt(q.shape[-1])) * sizes.amax(-1, keepdim=True)
-        return (32 + growth(k.shape[-2]) + of_scores) * (weights @ v.abs())
+        condition = (32 + growth(k.shape[-2]) + of_scores) * plain
+        likely = result.abs() + 4 * (weights.square() @ v.square()).sqrt()
+        return torch.stack((result, condition, likely.minimum(plain)), -1)
 
-    return _each_head(of_head, *inputs)
-
-
-def intermediate(
-    inputs: Tensors, r: torch.Tensor, causal: bool = True, sm_scale: float | None = None
-) -> torch.Tensor:
-    """The weights, as far as they reach the result: each is rounded on its own."""
-
-    def of_head(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        weights = _weights(q, k, causal, sm_scale)
-        likely = (weights @ v).abs() + 4 * (weights.square() @ v.square()).sqrt()
-        return likely.minimum(weights @ v.abs())
-
-    return _each_head(of_head, *inputs)
+    return _each_head(of_head, *inputs).unbind(-1)
 
 
 def _each_head(
@@ -158,7 +149,7 @@ def _each_head(
     q, k, v = (t.flatten(0, 1) for t in (Q, K, V))
     some = max(1, WEIGHTS_AT_ONCE // max(Q.shape[2] * K.shape[2], 1))
     pieces = zip(q.split(some), k.split(some), v.split(some), strict=True)
-    return torch.cat([fn(*piece) for piece in pieces]).view_as(Q)
+    return torch.cat([fn(*piece) for piece in pieces]).unflatten(0, Q.shape[:2])
 
 
 def _weights(
@@ -236,7 +227,12 @@ OP = Op(
         "no_batch": _size(0, 8, 64, 64),
         "no_queries": _size(1, 8, 0, 64),
     },
-    tolerance=Tolerance(condition, roundings=2, intermediate=intermediate),
+    tolerance=Tolerance(
+        lambda inputs, r, **options: together(inputs, **options)[1],
+        roundings=2,
+        intermediate=lambda inputs, r, **options: together(inputs, **options)[2],
+        together=together,
+    ),
     cost=_cost,
     roof="math",
     huge=_size(4097, 64, 64, 128),
