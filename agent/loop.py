@@ -16,7 +16,7 @@ from .judge import Judge
 from .ledger import Ledger
 from .proposers import PROPOSERS, Edit, Proposer
 from .records import Closing, Experiment, commit_message
-from .report import Judgement, Report, judge_candidate, judge_starter, overall, promising
+from .report import Judgement, Report, judge_candidate, judge_starter, promising
 from .stop import Progress, Stop
 
 
@@ -78,7 +78,7 @@ class Loop:
             seed=seed,
             verdict=report.verdict,
             reason=report.reason,
-            speedup=overall(report),
+            speedup=report.whole.speedup if report.whole else None,
             started=watch.started,
             seconds=watch.seconds,
             reports=(report.raw,),

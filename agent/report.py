@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +41,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """What all timed cases come to, against the baseline."""
+
+    speedup: Speedup
+    decision: Decision
+
+
+@dataclass(frozen=True)
 class Timing:
     """One timed case: microseconds, TFLOP/s, GB/s, percent of the roof, MB."""
 
@@ -62,6 +69,7 @@ class Report:
     verdict: Verdict
     reason: str | None
     timings: tuple[Timing, ...]
+    whole: Whole | None
     raw: Mapping[str, Any]
 
     @staticmethod
@@ -76,6 +84,7 @@ class Report:
                 verdict=kernel["verdict"],
                 reason=kernel["reason"],
                 timings=tuple(_timing(timing) for timing in kernel["timings"]),
+                whole=_whole(kernel.get("overall")),
                 raw=raw,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -90,6 +99,14 @@ class Report:
         ]
 
 
+def _whole(raw: Mapping[str, Any] | None) -> Whole | None:
+    return Whole(_speedup(raw), raw["decision"]) if raw else None
+
+
+def _speedup(raw: Mapping[str, Any]) -> Speedup:
+    return Speedup(raw["ratio"], raw["low"], raw["high"], raw["confidence"])
+
+
 def _timing(raw: Mapping[str, Any]) -> Timing:
     figures = {
         name: raw[name] for name in ("case", "time_us", "tflops", "gb_s", "pct_roof", "peak_mb")
@@ -97,12 +114,7 @@ def _timing(raw: Mapping[str, Any]) -> Timing:
     return Timing(
         **figures,
         comparisons={
-            name: Comparison(
-                Speedup(c["ratio"], c["low"], c["high"], c["confidence"]),
-                c["decision"],
-                c["confirmed"],
-                c["blocks"],
-            )
+            name: Comparison(_speedup(c), c["decision"], c["confirmed"], c["blocks"])
             for name, c in raw["comparisons"].items()
         },
     )
@@ -130,7 +142,7 @@ def promising(quick: Report) -> bool:
 
 def judge_candidate(quick: Report, full: Report | None) -> Judgement:
     """KEEP: right and provably faster in the quick report, and right in the full one."""
-    speedup = overall(quick)
+    speedup = quick.whole.speedup if quick.whole else None
     for report in (quick, full):
         if report is not None and report.verdict != "PASS":
             return Judgement(report.verdict, "REVERT", report.reason, speedup)
@@ -140,34 +152,5 @@ def judge_candidate(quick: Report, full: Report | None) -> Judgement:
 
 
 def decide(report: Report) -> Decision:
-    """One decision from those on each timed case, which are final for their case.
-
-    KEEP: some case is a KEEP, none is provably slower, and the whole is provably faster. With
-    one timed case that is the judge's own decision.
-    """
-    comparisons = [t.comparisons["baseline"] for t in report.timings if "baseline" in t.comparisons]
-    whole = overall(report)
-    if whole is None or all(c.decision == "REVERT" for c in comparisons):
-        return "REVERT"
-    if any(c.speedup.high < 1 for c in comparisons):
-        return "REVERT"
-    kept = any(c.decision == "KEEP" for c in comparisons)
-    return "KEEP" if kept and whole.low > 1 else "UNDECIDED"
-
-
-def overall(report: Report, other: str = "baseline") -> Speedup | None:
-    """The geometric mean over the timed cases. Its bounds are those of the cases' bounds, all
-    at their worst at once: wider than need be, never too narrow."""
-    of = [t.comparisons[other].speedup for t in report.timings if other in t.comparisons]
-    if not of:
-        return None
-
-    def mean(values: Sequence[float]) -> float:
-        return math.prod(values) ** (1 / len(values))
-
-    return Speedup(
-        ratio=mean([s.ratio for s in of]),
-        low=mean([s.low for s in of]),
-        high=mean([s.high for s in of]),
-        confidence=min(s.confidence for s in of),
-    )
+    """The judge's decision over all timed cases; nothing is kept that was not compared on each."""
+    return report.whole.decision if report.whole else "REVERT"

@@ -51,7 +51,7 @@ OUTCOMES: Mapping[str, tuple[Exit, str]] = {
     "SLOWER": (Exit.FAILED, "shown to be slower, and confirmed by fresh samples"),
     "NOT MEASURED": (Exit.NOT_MEASURED, "nothing is known of its speed: the gate stays shut"),
     "UNDECIDED": (Exit.PASSED, "the noise is wider than any change: nothing is shown"),
-    "SAME": (Exit.PASSED, "within 1 % of the base"),
+    "SAME": (Exit.PASSED, "within 1 % of the base, on a CPU within 3 %"),
     "FASTER": (Exit.PASSED, "shown to be faster, and confirmed by fresh samples"),
     "RIGHT": (Exit.PASSED, "judged, and not timed against a base"),
     "DELETED": (Exit.PASSED, "no longer there"),
@@ -152,14 +152,14 @@ def finding(change: Change, report: Mapping[str, Any], same: bool = False) -> Fi
         words = "effort quick answers an agent's question and no gate's: ask for normal"
         return Finding(change, "NOT MEASURED", words, (), environment)
     compared = change.base_path is not None and not same
-    if kernel["verdict"] != "PASS" or (compared and (refused or not timed)):
+    whole = kernel["overall"]
+    if kernel["verdict"] != "PASS" or (compared and (refused or whole is None)):
         words = refused[0]["reason"] if refused else kernel["reason"] or "it was not timed"
         return Finding(change, "NOT MEASURED", str(words), timed, environment)
     if not compared:
         words = "the same code as in the base" if same else "no base to be timed against"
         return Finding(change, "RIGHT", words, (), environment)
-    worst = min(decisions, key=list(OUTCOMES).index)
-    return Finding(change, worst, "", timed, environment)
+    return Finding(change, whole["decision"], "", timed, environment)
 
 
 def summary(base: str, head: str, findings: Sequence[Finding]) -> str:

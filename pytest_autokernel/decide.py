@@ -74,6 +74,12 @@ GATE = Rule(threshold=0.003, looks=(12, 24, 48, 96))
 CPU_GATE = Rule(threshold=0.03, margin=0.03, looks=(24, 48, 96))
 
 
+def rule_for(quick: bool, on_gpu: bool, cases: int = 1) -> Rule:
+    """For each of so many cases: an edit loop (`quick`) asks whether to keep, a gate what a change
+    did to the speed."""
+    return (Rule() if quick else GATE if on_gpu else CPU_GATE).over(cases)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """The other kernel's time over the candidate's (above 1: the candidate is faster), and the
@@ -176,15 +182,36 @@ def decide_cases(
     it: each must be shown to lose no more than the margin, and of a critical one no loss may be
     shown at all.
     """
-    total = sum(weights[name] for name in found)
-    low = math.prod(e.low ** (weights[name] / total) for name, e in found.items())
-    high = math.prod(e.high ** (weights[name] / total) for name, e in found.items())
     lost = any(judge_change(e, rule) is Change.SLOWER for e in found.values())
     if lost or any(found[name].high < 1 for name in critical):
         return Decision.REVERT
-    overall = decide(replace(NOTHING, low=low, high=high), rule)
+    whole = decide(overall(found, weights), rule)
     harmless = all(e.low > 1 / (1 + rule.margin) for e in found.values())
-    return overall if harmless or overall is Decision.REVERT else Decision.UNDECIDED
+    return whole if harmless or whole is Decision.REVERT else Decision.UNDECIDED
+
+
+def judge_cases(found: Mapping[str, Estimate], rule: Rule) -> Change:
+    """What a change did to several cases: SLOWER where it did so to one, whatever it gained."""
+    said = {judge_change(e, rule) for e in found.values()}
+    order = (Change.SLOWER, Change.UNDECIDED, Change.FASTER)
+    return next((change for change in order if change in said), Change.SAME)
+
+
+def overall(found: Mapping[str, Estimate], weights: Mapping[str, float]) -> Estimate:
+    """The weighted geometric mean of the ratios. Its bounds are those of all cases at once: wider
+    than need be, never too narrow."""
+    total = sum(weights[name] for name in found)
+
+    def mean(of: Callable[[Estimate], float]) -> float:
+        return float(math.prod(of(e) ** (weights[name] / total) for name, e in found.items()))
+
+    return Estimate(
+        ratio=mean(lambda e: e.ratio),
+        low=mean(lambda e: e.low),
+        high=mean(lambda e: e.high),
+        confidence=1 - sum(1 - e.confidence for e in found.values()),
+        blocks=min(e.blocks for e in found.values()),
+    )
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,8 @@ def about_file(module: KernelModule) -> dict[str, Any]:
         "left_out": plan.left_out(
             module.op, kernel.supports, module.target, module.judge.settings.effort
         ),
+        "weights": {case.name: module.op.weights.get(case.name, 1) for case in module.timed},
+        "critical": sorted(module.op.critical),
     }
 
 

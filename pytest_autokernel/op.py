@@ -186,6 +186,7 @@ class Op:
     without it sums may be reordered, and no more than that. `batched` is how many
     inputs, from the first on, share their first dim with the result, and nothing else along it:
     large results are compared in pieces. `huge` has an operand of more than 2^31 elements.
+    `timed` sizes count by their `weights` (1 unless given); of a `critical` one no loss is taken.
     """
 
     name: str
@@ -208,6 +209,8 @@ class Op:
     deterministic: bool = True
     batched: int = 0
     huge: Dims | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    critical: frozenset[str] = frozenset()
 
     @property
     def extensions(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pytest_autokernel import __version__
+from pytest_autokernel.decide import Estimate, decide_cases, judge_cases, overall, rule_for
 from pytest_autokernel.gpu import no_spec
 from pytest_autokernel.ops import overridden
 
@@ -131,7 +132,29 @@ class Report:
                     f"{len(missing)} of {len(self.expected[path])} checks have no result",
                 )
         hybrid = sorted({name for item in items for name in item.get("hybrid", ())})
-        return {**kernel, "verdict": verdict, "reason": reason, "hybrid": hybrid}
+        found = {"verdict": verdict, "reason": reason, "hybrid": hybrid}
+        return {**kernel, **found, "overall": self._overall(kernel) if kernel["timings"] else None}
+
+    def _overall(self, kernel: dict[str, Any]) -> dict[str, Any] | None:
+        """What all timed cases come to against the user's baseline; None until it is known of
+        each."""
+        figures = ("ratio", "low", "high", "confidence")
+        found = {
+            timing["name"]: Estimate(**{name: c[name] for name in figures}, blocks=len(c["blocks"]))
+            for timing in kernel["timings"]
+            if (c := timing["comparisons"].get("baseline"))
+        }
+        weights = kernel.get("weights", {})
+        if not found or found.keys() != weights.keys():
+            return None
+        quick = self.judge.settings.effort == "quick"
+        rule = rule_for(quick, kernel["device"] == "cuda", len(found))
+        if quick:
+            decision: str = decide_cases(found, rule, weights, kernel["critical"])
+        else:
+            decision = judge_cases(found, rule)
+        whole = overall(found, weights)
+        return {**{name: getattr(whole, name) for name in figures}, "decision": decision}
 
     def write(self) -> None:
         """The report as a file, whole or not at all."""

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pytest_autokernel import baselines, decide, gpu
+from pytest_autokernel import baselines, decide, gpu, plan
 from pytest_autokernel.channel import close
 from pytest_autokernel.clock import Reading
 from pytest_autokernel.judge import HandedOver, Judge, derived_seed
@@ -81,6 +81,7 @@ class Timing:
         peak, roof = self.facts.get("peak_bytes"), self.roofline
         others = ("calls", "captured", "floor_us", "sm_mhz", "throttled")
         return {
+            "name": self.case.name,
             "case": str(self.case),
             "time_us": self.time_us,
             "tflops": roof.tflops if roof else None,
@@ -166,10 +167,8 @@ class Session:
         self.cost = op.cost(case.dims, ITEMSIZE[case.dtype])
         self.others = baselines.rivals(judge, subject, op)
         self.named = baselines.USERS in self.others
-        # An edit loop asks whether to keep, a gate what a change did to the speed.
-        quick = judge.settings.effort == "quick"
-        gate = decide.GATE if subject.device == "cuda" else decide.CPU_GATE
-        self.rule = decide.Rule() if quick else gate
+        quick, cases = judge.settings.effort == "quick", plan.timed_cases(op, subject.target)
+        self.rule = decide.rule_for(quick, subject.device == "cuda", len(cases) or 1)
         self.judged_by = decide.decide if quick else decide.judge_change
         on_gpu = subject.device == "cuda"
         self.l2 = _l2(judge, subject)

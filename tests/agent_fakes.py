@@ -104,6 +104,7 @@ def report(text: str, baseline: str | None, seed: int, full: bool) -> dict[str, 
                 "comparisons": comparisons,
             }
         ]
+    whole = timings[0]["comparisons"].get("baseline") if timings else None
     failed = next((i for i in items if i["verdict"] != "PASS"), None)
     kernel = {
         "path": "kernels/softmax.py",
@@ -115,6 +116,7 @@ def report(text: str, baseline: str | None, seed: int, full: bool) -> dict[str, 
         "reason": failed["reason"] if failed else None,
         "items": items,
         "timings": timings,
+        "overall": whole,
     }
     return {
         "schema": 1,

@@ -23,7 +23,9 @@ from pytest_autokernel.decide import (
     decide,
     decide_cases,
     estimate,
+    judge_cases,
     judge_change,
+    overall,
 )
 
 TIMES = st.floats(1.0, 1000.0)
@@ -222,6 +224,21 @@ class TestADecisionOverCases:
     def test_weighs_cases(self) -> None:
         assert self.over(self.GAIN, self.NONE, weights=(1, 100)) is Decision.REVERT
         assert self.over(self.NONE, self.GAIN, weights=(0, 1)) is Decision.KEEP
+
+    def test_says_by_how_much_in_all(self) -> None:
+        found = {"a": between(1.0, 4.0), "b": between(4.0, 16.0)}
+        whole = overall(found, {"a": 1, "b": 1})
+        assert (whole.ratio, whole.low, whole.high) == pytest.approx((4.0, 2.0, 8.0))
+        assert whole.confidence == pytest.approx(1 - 2 * (1 - found["a"].confidence))
+
+    def test_blocks_a_change_that_makes_one_case_slower(self) -> None:
+        def said(*found: Estimate) -> Change:
+            return judge_cases(dict(zip("abc", found, strict=False)), Rule())
+
+        assert said(self.GAIN, self.NONE) is Change.FASTER
+        assert said(self.NONE, self.NONE) is Change.SAME
+        assert said(self.GAIN, self.UNSURE) is Change.UNDECIDED
+        assert said(self.GAIN, self.UNSURE, self.LOSS) is Change.SLOWER
 
 
 class TestATrial:

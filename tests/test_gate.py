@@ -124,6 +124,7 @@ def a_report(
                 "reason": "why" if wrong else None,
                 "items": items,
                 "timings": [{**timing, "comparisons": comparisons}],
+                "overall": compared if decision else None,
             }
         ],
     }
