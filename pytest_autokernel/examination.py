@@ -21,7 +21,7 @@ from pytest_autokernel.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from pytest_autokernel.collection import KernelModule, Unreadable
-    from pytest_autokernel.timing import Timing
+    from pytest_autokernel.figures import Timing
 
 # What an item leaves for the report: JSON-able, so that it survives xdist.
 RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()

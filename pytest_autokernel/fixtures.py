@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_autokernel.figures import Timing
     from pytest_autokernel.judge import Judge
-    from pytest_autokernel.timing import Timing
 
 Callee = Callable[..., Any]
 

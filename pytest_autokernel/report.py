@@ -11,7 +11,6 @@ import json
 import os
 import platform
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from pytest_autokernel import __version__
 from pytest_autokernel.gpu import no_spec
+from pytest_autokernel.machine import cpu_name, package_version
 from pytest_autokernel.ops import overridden
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Report:
         settings = self.judge.settings
         lines = [
             *self._device(),
-            f"torch {_version('torch')}, triton {_version('triton')}, effort {settings.effort}, "
+            f"torch {package_version('torch')}, triton {package_version('triton')}, "
+            f"effort {settings.effort}, "
             f"seed {settings.seed} (repeat with --autokernel-seed {settings.seed})",
         ]
         confinement = self.judge.confinement
@@ -103,10 +104,10 @@ class Report:
         """What the figures were measured with."""
         gpu = self.judge.gpu
         return {
-            "device": gpu.name if gpu else _cpu(),
+            "device": gpu.name if gpu else cpu_name(),
             "gpu": asdict(gpu) if gpu else None,
-            "torch": _version("torch"),
-            "triton": _version("triton"),
+            "torch": package_version("torch"),
+            "triton": package_version("triton"),
             "python": platform.python_version(),
             "cpus": len(self.judge.settings.cpus),
         }
@@ -232,20 +233,3 @@ def _rendered(table: Table, reporter: pytest.TerminalReporter) -> str:
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def _cpu() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -18,11 +18,11 @@ from pytest_autokernel import decide, timing
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.channel import TensorMeta
 from pytest_autokernel.decide import Decision
+from pytest_autokernel.figures import Timing
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case
 from pytest_autokernel.sampling import CpuBench
 from pytest_autokernel.subjects import WorkerSubject
-from pytest_autokernel.timing import Timing
 from pytest_autokernel.verdict import CandidateError, Verdict
 
 CASE = Case("small", {"rows": 64, "cols": 256}, "fp32")
