@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_autokernel import decide, gpu
@@ -26,7 +26,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Timing:
-    """What timing one case came to. Times in microseconds, memory in MB."""
+    """What timing one case came to. Times in microseconds, memory in MB.
+
+    `missing` are baselines that were asked for and are missing, with the reason."""
 
     case: Case
     samples_us: list[float]
@@ -37,6 +39,7 @@ class Timing:
     l2: str
     verdict: Verdict = Verdict.PASS
     reason: str | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def time_us(self) -> float | None:
@@ -73,4 +76,5 @@ class Timing:
                 }
                 for name, c in self.comparisons.items()
             },
+            "missing": dict(self.missing),
         }

@@ -200,7 +200,7 @@ def _timing(timing: dict[str, Any]) -> tuple[str, str, str]:
     if timing["pct_datasheet"] is not None:
         roof += f" ({timing['pct_datasheet']:.0f} %)"
     pairs = [f"{name} {_interval(c)}" for name, c in timing["comparisons"].items()]
-    return f"{timing['time_us']:.1f} us", roof, "; ".join(pairs)
+    return f"{timing['time_us']:.1f} us", roof, "\n".join(pairs)
 
 
 def _interval(found: dict[str, Any]) -> str:
@@ -221,10 +221,18 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
         if kernel.get("left_out"):
             reason = f"cases left out, too large for {kernel['device']}"
             by_reason.setdefault(reason, []).append(f"{name} ({len(kernel['left_out'])})")
+        for timing in kernel["timings"]:
+            for reason in _of_baselines(timing):
+                by_reason.setdefault(reason, []).append(name)
         for item in kernel["items"]:
             if item["stage"] == "roofline" and item["verdict"] == "SKIP":
                 by_reason.setdefault(f"roofline skipped: {item['reason']}", []).append(name)
     return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+
+
+def _of_baselines(timing: dict[str, Any]) -> list[str]:
+    """Which were asked for and are missing."""
+    return [f"baseline {name}: {reason}" for name, reason in timing["missing"].items()]
 
 
 def _rendered(table: Table, reporter: pytest.TerminalReporter) -> str:

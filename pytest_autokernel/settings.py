@@ -22,7 +22,8 @@ class Settings:
     `seed` is drawn afresh for each run unless given. `baseline` is a kernel file to be
     compared with, already resolved from a git revision where one was named. `allow` are patterns
     of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
-    compiled code from run to run; without one it is kept for this run alone."""
+    compiled code from run to run; without one it is kept for this run alone. `compare` are names
+    of ops' baselines that are timed beside the first."""
 
     rootdir: Path
     seed: int
@@ -36,6 +37,7 @@ class Settings:
     allow: tuple[str, ...] = ()
     cache: Path | None = None
     sandbox: Sandbox = "auto"
+    compare: tuple[str, ...] = ()
 
     @staticmethod
     def from_config(config: pytest.Config) -> Settings:
@@ -59,10 +61,16 @@ class Settings:
             cpus=cpus[:threads],
             baseline=config.getoption("autokernel_baseline"),
             json=Path(json).absolute() if json else None,
-            allow=tuple(option("allow", "").replace(",", " ").split()),
+            allow=_names(option("allow", "")),
             cache=_cache(option("cache", "")),
             sandbox=_choice("sandbox", option("sandbox", "auto"), get_args(Sandbox)),
+            compare=_names(option("compare", "")),
         )
+
+
+def _names(given: str) -> tuple[str, ...]:
+    """Separated by commas or spaces."""
+    return tuple(given.replace(",", " ").split())
 
 
 def _default_memory_gb() -> float:

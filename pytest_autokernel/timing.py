@@ -50,10 +50,9 @@ class Samples:
 
 def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     """Time a case against the user's baseline, which decides how long is measured, and against
-    the op's own, which is there to be printed."""
+    the op's own, which are there to be printed."""
     try:
-        session = Session(judge, subject, op, case)
-        trial, samples = session.tried() if session.named else session.looked_at()
+        session, trial, samples = _measured(judge, subject, op, case)
     except CandidateError as error:
         words = f"{error.verdict}: {error.reason}"
         return Timing(case, [], {}, None, None, {}, L2[subject.device], error.verdict, words)
@@ -67,8 +66,31 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
         fault = fault or _slower(trial)
     verdict = Verdict.FAIL if fault else Verdict.PASS
     return Timing(
-        case, taken, samples.facts, roofline, sheet, comparisons, session.l2, verdict, fault
+        case,
+        taken,
+        samples.facts,
+        roofline,
+        sheet,
+        comparisons,
+        session.l2,
+        verdict,
+        fault,
+        session.missing,
     )
+
+
+def _measured(
+    judge: Judge, subject: Subject, op: Op, case: Case
+) -> tuple[Session, decide.Trial | None, Samples]:
+    """All is measured afresh without a baseline that fails: it decides nothing, and whom it ran
+    beside is then the same in all blocks."""
+    failed: dict[str, str] = {}
+    while True:
+        session = Session(judge, subject, op, case, failed)
+        try:
+            return session, *(session.tried() if session.named else session.looked_at())
+        except baselines.BaselineError as error:
+            failed[error.name] = error.reason
 
 
 def _decided(trial: decide.Trial) -> Comparison:
@@ -79,10 +101,13 @@ def _decided(trial: decide.Trial) -> Comparison:
 class Session:
     """The contenders for one case, and the rounds that are measured of them."""
 
-    def __init__(self, judge: Judge, subject: Subject, op: Op, case: Case) -> None:
+    def __init__(
+        self, judge: Judge, subject: Subject, op: Op, case: Case, failed: Mapping[str, str]
+    ) -> None:
         self.judge, self.subject, self.op, self.case = judge, subject, op, case
         self.cost = op.cost(case.dims, ITEMSIZE[case.dtype])
-        self.others = baselines.rivals(judge, subject, op)
+        rivals = baselines.rivals(judge, subject, op, failed)
+        self.others, self.missing = rivals.makers, rivals.missing
         self.named = baselines.USERS in self.others
         # An edit loop asks whether to keep, a gate what a change did to the speed.
         quick = judge.settings.effort == "quick"
@@ -97,7 +122,7 @@ class Session:
 
     def tried(self) -> tuple[decide.Trial, Samples]:
         """The kernel against the user's baseline until the rule is satisfied. The op's own
-        baseline takes part in the first round only."""
+        baselines take part in the first round only."""
         trial, samples = decide.Trial(self.rule, self.judged_by), Samples()
         while need := trial.need:
             taken = len(samples.blocks)
@@ -113,7 +138,7 @@ class Session:
         return Comparison(found, self.judged_by(found, self.rule), False, blocks)
 
     def looked_at(self) -> tuple[None, Samples]:
-        """The kernel beside the op's own baseline, as long as a first look takes."""
+        """The kernel beside the op's own baselines, as long as a first look takes."""
         samples = Samples()
         for blocks in _rounds(self.rule.looks[0], first=True):
             self._round(samples, blocks, list(self.others))
@@ -148,6 +173,7 @@ class Session:
             self.judge.made(self.op, case, self.subject) as (calls, options),
         ):
             call = calls[0]
+            baselines.examine(contenders.values(), call, options)
             for _ in range(blocks):
                 order = _rotated(list(contenders), len(samples.blocks))
                 for name, contender in ((name, contenders[name]) for name in order):

@@ -25,6 +25,7 @@ from pytest_autokernel.op import (
     Tensors,
     Tolerance,
     Variant,
+    compiled,
     growth,
     near_square,
 )
@@ -242,7 +243,7 @@ OP = Op(
     huge=_size(4097, 64, 64, 128),
     batched=3,
     timed=("large",),
-    baselines={"sdpa": sdpa},
+    baselines={"sdpa": sdpa, "compile": compiled(sdpa)},
     variants={
         "core": Variant(),
         "full": Variant({"causal": False}),

@@ -15,6 +15,7 @@ from pytest_autokernel.op import (
     Tensors,
     Tolerance,
     Variant,
+    compiled,
     growth,
 )
 
@@ -144,7 +145,7 @@ OP = Op(
     huge={"M": 131073, "N": 64, "K": 16384},
     batched=1,
     timed=("large",),
-    baselines={"eager": torch.matmul},
+    baselines={"eager": torch.matmul, "compile": compiled(reference)},
     variants={"core": Variant(), "batched": Variant({}, "batched", batched)},
     stability={
         "integers": Stability(

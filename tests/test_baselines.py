@@ -1,0 +1,132 @@
+"""An op's baselines beside a kernel: timed where they work, left out where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from pytest_autokernel import decide, timing
+from pytest_autokernel.candidate import parse
+from pytest_autokernel.figures import Timing
+from pytest_autokernel.judge import Judge
+from pytest_autokernel.op import Case
+from pytest_autokernel.settings import Settings
+from pytest_autokernel.subjects import WorkerSubject
+from pytest_autokernel.verdict import Verdict
+
+CASE = Case("small", {"n": 4096}, "fp32")
+REFERENCE = """
+import os
+
+from pytest_autokernel.op import Cost, Dim, Op, Tolerance, compiled
+
+
+def reference(x):
+    return x * 2
+
+
+def many(x):
+    for _ in range(20):
+        y = x * 2
+    return y
+
+
+def dies(x):
+    os.abort()
+
+
+def raises(x):
+    raise ValueError(f"no kernel for {x.shape[0]} elements\\nbut for others")
+
+
+OP = Op(
+    name="double",
+    reference=reference,
+    inputs=lambda draw, dims: (draw.normal(dims["n"]),),
+    dims=(Dim("n", 1, 8192),),
+    sizes={"small": {"n": 4096}},
+    edges={},
+    tolerance=Tolerance(lambda inputs, r: 8 * r.abs()),
+    cost=lambda dims, size: Cost(dims["n"], 2 * size * dims["n"]),
+    roof="copy",
+    timed=("small",),
+    baselines={
+        "eager": reference,
+        "compile": compiled(reference),
+        "many": many,
+        "dies": dies,
+        "raises": raises,
+        "wrong": lambda x: x * 3,
+    },
+)
+"""
+KERNEL = """
+KERNEL_TYPE = "double"
+
+
+def kernel_fn(x):
+    return x * 2
+"""
+Measure = Callable[..., Timing]
+
+
+@pytest.fixture(scope="module")
+def doubling(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    """A judge in a repository with an op of its own."""
+    root = tmp_path_factory.mktemp("repository")
+    (root / "reference").mkdir()
+    (root / "reference" / "double.py").write_text(REFERENCE)
+    alone = replace(settings, rootdir=root, effort="quick", cpus=settings.cpus[:1])
+    with closing(Judge(replace(alone, cache=root / "cache"))) as judge:
+        yield judge
+
+
+@pytest.fixture
+def measure(doubling: Judge, monkeypatch: pytest.MonkeyPatch) -> Iterator[Measure]:
+    """Time the kernel beside the baselines of these names, in one round of one look."""
+    rule = decide.Rule(looks=(timing.BLOCKS_PER_ROUND,))
+    monkeypatch.setattr(decide, "Rule", lambda: rule)
+    before = doubling.settings
+
+    def measure(*compare: str) -> Timing:
+        doubling.settings = replace(before, compare=compare)
+        kernel = parse(before.rootdir / "k.py", KERNEL)
+        with closing(WorkerSubject(doubling, kernel)) as subject:
+            return timing.measure(doubling, subject, doubling.op("double"), CASE)
+
+    yield measure
+    doubling.settings = before
+
+
+def test_the_first_is_always_timed_and_the_others_where_they_are_asked_for(
+    measure: Measure,
+) -> None:
+    assert set(measure().comparisons) == {"eager"}
+    found = measure("many")
+    assert found.verdict is Verdict.PASS
+    assert set(found.comparisons) == {"eager", "many"}
+    assert found.comparisons["many"].estimate.ratio > 2
+    assert not found.missing
+
+
+def test_torch_compile_works_in_the_sandbox(measure: Measure) -> None:
+    found = measure("compile")
+    assert (set(found.comparisons), found.missing) == ({"eager", "compile"}, {})
+
+
+def test_one_that_fails_is_left_out_with_its_reason_and_costs_the_kernel_nothing(
+    measure: Measure,
+) -> None:
+    found = measure("many", "raises", "dies", "wrong", "quack")
+    assert found.verdict is Verdict.PASS
+    assert found.samples_us
+    assert set(found.comparisons) == {"eager", "many"}
+    assert set(found.missing) == {"raises", "dies", "wrong", "quack"}
+    assert found.missing["raises"].startswith("raised ValueError: no kernel for 4096 elements")
+    assert "\n" not in found.missing["raises"]
+    assert found.missing["dies"] == "its process killed by SIGABRT"
+    assert found.missing["wrong"].startswith("its result is wrong: ")
+    assert found.missing["quack"] == "the op has none"
