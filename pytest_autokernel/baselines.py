@@ -16,6 +16,7 @@ import git
 
 from pytest_autokernel.candidate import KernelFile, KernelFileError, parse, read
 from pytest_autokernel.judge import HandedOver, Judge
+from pytest_autokernel.machine import package_version
 from pytest_autokernel.op import Op
 from pytest_autokernel.subjects import Answer, Subject, WorkerSubject
 from pytest_autokernel.verdict import CandidateError, JudgeError, Verdict
@@ -23,6 +24,8 @@ from pytest_autokernel.verdict import CandidateError, JudgeError, Verdict
 USERS = "baseline"  # the name of the kernel given by --autokernel-baseline
 EVERY = "all"
 PATIENCE_S = 600.0  # torch.compile and some libraries try many kernels at their first call
+# What pip installs for the baseline of that name.
+LIBRARIES = {"liger": "liger-kernel", "quack": "quack-kernels", "flag_gems": "flag-gems"}
 
 
 class BaselineError(CandidateError):
@@ -127,6 +130,9 @@ def _missing(name: str, op: Op) -> str | None:
     """Why there is nothing to start."""
     if name not in op.baselines:
         return "the op has none"
+    package = LIBRARIES.get(name)
+    if package and package_version(package) is None:
+        return f"not installed (pip install {package})"
     return None
 
 

@@ -109,7 +109,7 @@ class WorkerSubject:
         nursery = self.judge.nursery(self.interpreted)
         environment = worker_environment(folder, cache)
         if self.baseline:
-            environment |= baseline_environment()
+            environment |= baseline_environment(cache)
         self._process = nursery.fork(environment, folder, cell)
 
     def load(self) -> None:
@@ -237,11 +237,14 @@ def worker_environment(folder: Path, cache: Path) -> dict[str, str]:
     }
 
 
-def baseline_environment() -> dict[str, str]:
-    """What an op's baseline's process has beside that."""
+def baseline_environment(cache: Path) -> dict[str, str]:
+    """What a library's or torch.compile's process has beside that."""
     return {
         # Inductor compiles in this very process, whose limits and sandbox are then all there is.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        # What they found out by trying, for the next fresh process of theirs.
+        "FLAGGEMS_CACHE_DIR": str(cache / "flag_gems"),
+        "QUACK_HOME": str(cache / "quack"),
     }
 
 

@@ -69,6 +69,19 @@ def sdpa(
         )
 
 
+def flag_gems(
+    Q: torch.Tensor,
+    K: torch.Tensor,
+    V: torch.Tensor,
+    causal: bool = True,
+    sm_scale: float | None = None,
+) -> torch.Tensor:
+    """flag_gems/ops/attention.py (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.scaled_dot_product_attention(Q, K, V, is_causal=causal, scale=sm_scale)
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """Q, K and V, each `[batch, heads, seq_len, head_dim]`."""
     return _operands(draw, dims)
@@ -243,7 +256,11 @@ OP = Op(
     huge=_size(4097, 64, 64, 128),
     batched=3,
     timed=("large",),
-    baselines={"sdpa": sdpa, "compile": compiled(sdpa)},
+    baselines={
+        "sdpa": sdpa,
+        "compile": compiled(sdpa),
+        "flag_gems": flag_gems,
+    },
     variants={
         "core": Variant(),
         "full": Variant({"causal": False}),

@@ -25,6 +25,20 @@ def reference(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     return A @ B
 
 
+def quack(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Of fp16 and bf16: quack/gemm_interface.py (quack-kernels 0.2.4 to 0.6.5)."""
+    from quack.gemm_interface import gemm
+
+    return gemm(A, B)
+
+
+def flag_gems(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """2-D: flag_gems/ops/mm.py, and what it has for Hopper instead (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.mm(A, B)
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`A [M, K]`, `B [K, N]`; products of the size of A's elements."""
     return _operands(draw, dims)
@@ -145,7 +159,12 @@ OP = Op(
     huge={"M": 131073, "N": 64, "K": 16384},
     batched=1,
     timed=("large",),
-    baselines={"eager": torch.matmul, "compile": compiled(reference)},
+    baselines={
+        "eager": torch.matmul,
+        "compile": compiled(reference),
+        "quack": quack,
+        "flag_gems": flag_gems,
+    },
     variants={"core": Variant(), "batched": Variant({}, "batched", batched)},
     stability={
         "integers": Stability(

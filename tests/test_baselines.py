@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_autokernel import decide, timing
+from pytest_autokernel.baselines import LIBRARIES
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.figures import Timing
 from pytest_autokernel.judge import Judge
@@ -16,6 +18,7 @@ from pytest_autokernel.op import Case
 from pytest_autokernel.settings import Settings
 from pytest_autokernel.subjects import WorkerSubject
 from pytest_autokernel.verdict import Verdict
+from tests.test_ops import OPS
 
 CASE = Case("small", {"n": 4096}, "fp32")
 REFERENCE = """
@@ -130,3 +133,18 @@ def test_one_that_fails_is_left_out_with_its_reason_and_costs_the_kernel_nothing
     assert found.missing["dies"] == "its process killed by SIGABRT"
     assert found.missing["wrong"].startswith("its result is wrong: ")
     assert found.missing["quack"] == "the op has none"
+
+
+LIBRARIES_HAVE = [(name, of) for of in OPS for name in LIBRARIES if name in OPS[of].baselines]
+
+
+@pytest.mark.parametrize(("name", "of"), LIBRARIES_HAVE)
+def test_a_librarys_baseline_takes_what_the_reference_takes(name: str, of: str) -> None:
+    ours, theirs = (
+        list(inspect.signature(fn).parameters.values())
+        for fn in (OPS[of].reference, OPS[of].baselines[name])
+    )
+    assert [(p.name, p.default) for p in theirs] == [
+        (p.name, p.default) for p in ours[: len(theirs)]
+    ]
+    assert all(p.default is not p.empty for p in ours[len(theirs) :])

@@ -191,8 +191,9 @@ def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
         (["--autokernel-timeout=-1"], "autokernel_timeout: expected a positive number"),
         (["--autokernel-device=cuda"], "no CUDA device was found"),
         (
-            ["--autokernel-compare=compile,fastest"],
-            "--autokernel-compare: expected all, or some of compile, eager, sdpa; got fastest",
+            ["--autokernel-compare=liger,fastest"],
+            "--autokernel-compare: expected all, or some of compile, eager, flag_gems, liger, "
+            "quack, sdpa; got fastest",
         ),
     ],
 )
