@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pytest_autokernel import decide, timing
+from pytest_autokernel import decide, op, timing
 from pytest_autokernel.baselines import LIBRARIES
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.figures import Timing
@@ -148,3 +150,25 @@ def test_a_librarys_baseline_takes_what_the_reference_takes(name: str, of: str) 
         (p.name, p.default) for p in ours[: len(theirs)]
     ]
     assert all(p.default is not p.empty for p in ours[len(theirs) :])
+
+
+def test_of_several_forms_each_is_tried_once_for_inputs_of_one_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+
+    def milliseconds(work: Any) -> float:
+        tried.append(work.func)
+        return {"slow": 2.0, "fast": 1.0}[work()]
+
+    def on(device: str, size: int) -> Any:
+        return SimpleNamespace(
+            is_cuda=device == "cuda", shape=(size,), stride=lambda: (1,), dtype="fp32"
+        )
+
+    monkeypatch.setattr(op, "_milliseconds", milliseconds)
+    fn: Any = op.fastest(lambda x: "slow", lambda x: "fast")
+    assert fn(on("cpu", 1)) == "slow"
+    assert not tried
+    assert [fn(on("cuda", size)) for size in (1, 1, 2)] == ["fast"] * 3
+    assert len(tried) == 4
