@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_autokernel import decide, gpu
+from pytest_autokernel.baseline_times import Kept
 from pytest_autokernel.op import Case
 from pytest_autokernel.verdict import Verdict
 
@@ -23,12 +24,18 @@ class Comparison:
     confirmed: bool
     blocks: list[decide.Block]
 
+    @property
+    def others_us(self) -> float:
+        """The other's median time."""
+        return statistics.median(us for other, _ in self.blocks for us in other)
+
 
 @dataclass(frozen=True)
 class Timing:
     """What timing one case came to. Times in microseconds, memory in MB.
 
-    `missing` are baselines that were asked for and are missing, with the reason."""
+    `missing` are baselines that were asked for and are missing, with the reason; `kept` are those
+    that were not, as an earlier run found them."""
 
     case: Case
     samples_us: list[float]
@@ -40,6 +47,7 @@ class Timing:
     verdict: Verdict = Verdict.PASS
     reason: str | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
     @property
     def time_us(self) -> float | None:
@@ -77,4 +85,5 @@ class Timing:
                 for name, c in self.comparisons.items()
             },
             "missing": dict(self.missing),
+            "cached": {name: kept.to_json() for name, kept in self.kept.items()},
         }

@@ -29,6 +29,7 @@ from pytest_autokernel.subjects import Answer, Place, Subject, nursery_environme
 from pytest_autokernel.verdict import CandidateError, JudgeError, Outcome, Verdict
 
 COMPARISON_TIMEOUT_S = 600.0
+BASELINES = "baselines"  # a folder of the cache that is no text's (baseline_times.py)
 MOST_CACHED = 256  # texts whose compiled code is kept from run to run
 GPU_WORKING_SET = 2**31  # bytes: far beyond any L2 cache
 
@@ -274,8 +275,8 @@ def _prune(cache: Path) -> None:
     """Forget what was compiled for texts that were not judged for long."""
     if not cache.is_dir():
         return
-    used = sorted((f for f in cache.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
-    for folder in used[:-MOST_CACHED]:
+    texts = (f for f in cache.iterdir() if f.is_dir() and f.name != BASELINES)
+    for folder in sorted(texts, key=lambda f: f.stat().st_mtime)[:-MOST_CACHED]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -231,8 +231,20 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
 
 
 def _of_baselines(timing: dict[str, Any]) -> list[str]:
-    """Which were asked for and are missing."""
-    return [f"baseline {name}: {reason}" for name, reason in timing["missing"].items()]
+    """Which were asked for and are missing, and what others took in an earlier run."""
+    missing = [f"baseline {name}: {reason}" for name, reason in timing["missing"].items()]
+    cached = [
+        f"{name} {kept['time_us']:.1f} us (cached {_age(kept['age_s'])})"
+        for name, kept in timing["cached"].items()
+    ]
+    return missing + cached
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if count := int(seconds // length):
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
 
 
 def _rendered(table: Table, reporter: pytest.TerminalReporter) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_autokernel import baselines, decide, gpu
+from pytest_autokernel.baseline_times import BaselineTimes
 from pytest_autokernel.channel import close
 from pytest_autokernel.figures import Comparison, Timing
 from pytest_autokernel.judge import Judge, derived_seed
@@ -57,6 +58,9 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
         words = f"{error.verdict}: {error.reason}"
         return Timing(case, [], {}, None, None, {}, L2[subject.device], error.verdict, words)
     comparisons = {name: session.printed(samples.against(name)) for name in session.others}
+    times = BaselineTimes(judge, op, case, subject.device, session.l2)
+    times.keep({name: c.others_us for name, c in comparisons.items() if name in op.baselines})
+    kept = times.kept([n for n in op.baselines if n not in {**comparisons, **session.missing}])
     taken = [us for block in samples.blocks for us in block[KERNEL]]
     time_us = statistics.median(taken)
     roofline, sheet = session.roofline(time_us), session.sheet(time_us)
@@ -76,6 +80,7 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
         verdict,
         fault,
         session.missing,
+        kept,
     )
 
 

@@ -1,17 +1,21 @@
-"""An op's baselines beside a kernel: timed where they work, left out where they do not."""
+"""An op's baselines beside a kernel: timed where they work, left out where they do not, and
+remembered for no decision."""
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pytest_autokernel import decide, op, timing
+from pytest_autokernel import baseline_times, decide, judge, op, report, timing
+from pytest_autokernel.baseline_times import BaselineTimes
 from pytest_autokernel.baselines import LIBRARIES
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.figures import Timing
@@ -135,6 +139,89 @@ def test_one_that_fails_is_left_out_with_its_reason_and_costs_the_kernel_nothing
     assert found.missing["dies"] == "its process killed by SIGABRT"
     assert found.missing["wrong"].startswith("its result is wrong: ")
     assert found.missing["quack"] == "the op has none"
+
+
+def test_what_others_took_in_an_earlier_run_is_shown_and_compared_with_nothing(
+    measure: Measure,
+) -> None:
+    measured = measure("many").comparisons["many"].others_us
+    later = measure()
+    assert "many" not in later.comparisons
+    assert later.kept["many"].time_us == measured
+    assert 0 <= later.kept["many"].age_s < 600
+    assert "eager" not in later.kept
+    (line,) = (words for words in report._of_baselines(later.to_json()) if "many" in words)
+    assert line == f"many {measured:.1f} us (cached just now)"
+
+
+@pytest.fixture
+def times(doubling: Judge, tmp_path: Path) -> Iterator[Callable[[], BaselineTimes]]:
+    before = doubling.settings
+    doubling.settings = replace(before, cache=tmp_path)
+    yield lambda: BaselineTimes(doubling, doubling.op("double"), CASE, "cpu", "warm")
+    doubling.settings = before
+
+
+def test_a_kept_time_is_that_of_the_same_versions_alone(
+    times: Callable[[], BaselineTimes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["many", "liger", "quack"]
+    times().keep({"many": 2.5, "liger": 1.5})
+    found = {name: kept.time_us for name, kept in times().kept(names).items()}
+    assert found == {"many": 2.5, "liger": 1.5}
+    monkeypatch.setattr(
+        baseline_times, "package_version", lambda name: "1" if name == "liger-kernel" else "2"
+    )
+    assert times().kept(names) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"key": 1, "time_us": 1, "measured": 1}',
+        '{"key": KEY, "time_us": -1, "measured": 1}',
+        '{"key": KEY, "time_us": "NaN", "measured": 1}',
+        '{"key": KEY, "time_us": 1, "measured": 1e300}',
+        '{"key": KEY, "time_us": [], "measured": 1}',
+    ],
+)
+def test_a_broken_or_a_foreign_file_in_the_cache_is_ignored(
+    times: Callable[[], BaselineTimes], text: str, tmp_path: Path
+) -> None:
+    times().keep({"many": 2.5})
+    (file,) = (tmp_path / judge.BASELINES).iterdir()
+    key = json.dumps(json.loads(file.read_text())["key"])
+    file.write_text(text.replace("KEY", key))
+    assert times().kept(["many"]) == {}
+
+
+def test_a_cache_that_cannot_be_written_is_none(
+    times: Callable[[], BaselineTimes], tmp_path: Path
+) -> None:
+    (tmp_path / judge.BASELINES).write_text("in the way")
+    times().keep({"many": 2.5})
+    assert times().kept(["many"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "just now"), (60, "1 minute ago"), (7300, "2 hours ago"), (3.5 * 86400, "3 days ago")],
+)
+def test_an_age_is_told_in_its_largest_unit(seconds: float, words: str) -> None:
+    assert report._age(seconds) == words
+
+
+def test_what_is_forgotten_of_the_cache_is_compiled_code_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "MOST_CACHED", 1)
+    for name in (judge.BASELINES, "text", "later_text"):
+        (tmp_path / name).mkdir()
+    judge._prune(tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == {judge.BASELINES, "later_text"}
 
 
 LIBRARIES_HAVE = [(name, of) for of in OPS for name in LIBRARIES if name in OPS[of].baselines]
