@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pytest_autokernel import candidate, plan, timing
+from pytest_autokernel import candidate, plan, session
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.settings import Effort, Settings
 from pytest_autokernel.subjects import WorkerSubject
@@ -90,9 +90,9 @@ def compare(judge: Judge, path: Path, percent: int, folder: Path) -> tuple[Resul
     op = judge.op(subject.kernel.op)
     (case, *_) = plan.timed_cases(op, subject.target)
     start = time.monotonic()
-    trial, samples = timing.Session(judge, subject, op, case).tried()
+    trial, samples = session.Session(judge, subject, op, case).tried()
     seconds, found = time.monotonic() - start, trial.estimate
-    taken = [us for block in samples.blocks for us in block[timing.KERNEL]]
+    taken = [us for block in samples.blocks for us in block[session.KERNEL]]
     result = Result(
         path.as_posix(),
         percent,

@@ -6,7 +6,7 @@ still one observation of where the buffers happened to lie. The caller spreads t
 phase over several processes; the interval takes blocks for independent, and
 benchmarks/decisions.py says what an offset that is shared by a process does to the error rates.
 
-Not covered: how samples are taken (timing.py).
+Not covered: how samples are taken (session.py).
 """
 
 from __future__ import annotations

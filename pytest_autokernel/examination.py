@@ -21,7 +21,7 @@ from pytest_autokernel.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from pytest_autokernel.collection import KernelModule, Unreadable
-    from pytest_autokernel.timing import Timing
+    from pytest_autokernel.figures import Timing
 
 # What an item leaves for the report: JSON-able, so that it survives xdist.
 RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -84,6 +84,7 @@ class Examination:
     def time(self, case: Case, item: pytest.Item) -> Timing:
         """Measure one case against the baselines; skips where there is nothing to time."""
         from pytest_autokernel import timing
+        from pytest_autokernel.session import TooShort
 
         reason = self.smoke_failure and f"smoke failed: {self.smoke_failure}"
         if self.target.name == "interpreter":
@@ -98,7 +99,7 @@ class Examination:
         start = time.monotonic()
         try:
             measured = timing.measure(self.judge_, self.subject, self.op, case)
-        except timing.TooShort as short:
+        except TooShort as short:
             self._record(item, "roofline", str(case), "SKIP", reason=str(short))
             pytest.skip(str(short))
         self._record(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_autokernel.figures import Timing
     from pytest_autokernel.judge import Judge
-    from pytest_autokernel.timing import Timing
 
 Callee = Callable[..., Any]
 
@@ -33,12 +33,14 @@ class RooflineFixture(Protocol):
 
 def judge_of(config: pytest.Config) -> Judge:
     """The run's judge, started at the first need."""
+    from pytest_autokernel import baselines
     from pytest_autokernel.judge import Judge
     from pytest_autokernel.plugin import JUDGE
     from pytest_autokernel.settings import Settings
 
     if JUDGE not in config.stash:
         config.stash[JUDGE] = Judge(Settings.from_config(config))
+        baselines.refuse_unknown(config.stash[JUDGE])
     return config.stash[JUDGE]
 
 

@@ -178,7 +178,9 @@ class Op:
     """Everything known of an op. See the module's parts for the meaning of each field.
 
     `reference(*inputs, **options)` computes in the dtype of its inputs; the oracle hands it
-    float64. `baselines` are what a user would call instead; the first is the one to beat.
+    float64. `baselines` are what a user would call instead; the first is the one to beat, and by
+    which the oracle knows what PyTorch reaches, unless there is a `trusted` form of it that gives
+    the same bits each time.
     `roof` says what bounds the op: copying memory, reading it, or arithmetic. The result has
     the first input's dtype; where `fp32_result` is set it may be fp32 instead. `library` are the
     torch operators that a kernel may call and still be one, as `aten.NAME`, and the GPU kernels
@@ -200,6 +202,7 @@ class Op:
     roof: Literal["copy", "read", "math"]
     timed: tuple[str, ...]
     baselines: Mapping[str, Callable[..., torch.Tensor]]
+    trusted: Callable[..., torch.Tensor] | None = None
     variants: Mapping[str, Variant] = field(default_factory=lambda: {"core": Variant()})
     stability: Mapping[str, Stability] = field(default_factory=dict)
     relations: Mapping[str, Relation] = field(default_factory=dict)
@@ -253,3 +256,42 @@ def compiled(fn: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         return torch.compile(fn, mode="max-autotune-no-cudagraphs", dynamic=False)
 
     return lambda *inputs, **options: build()(*inputs, **options)
+
+
+def fastest(*forms: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Whichever form of an op is the fastest on this GPU, each tried once for inputs of one kind.
+
+    One that refuses them is not; on the CPU it is the first.
+    """
+    best: dict[tuple[object, ...], Callable[..., torch.Tensor]] = {}
+
+    def call(*inputs: torch.Tensor, **options: Any) -> torch.Tensor:
+        if not inputs[0].is_cuda:
+            return forms[0](*inputs, **options)
+        kind = (*((t.shape, t.stride(), t.dtype) for t in inputs), *options.items())
+        if kind not in best:
+            best[kind] = min(
+                forms, key=lambda form: _milliseconds(functools.partial(form, *inputs, **options))
+            )
+        return best[kind](*inputs, **options)
+
+    return call
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    """On the GPU: the least of ten times after one, or infinity for what raises."""
+    import torch
+
+    readings: list[float] = []
+    try:
+        work()
+    except RuntimeError:
+        return math.inf
+    for _ in range(10):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        readings.append(start.elapsed_time(end))
+    return min(readings)

@@ -173,7 +173,8 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
         reason = _inexact(value, expected.to(got.dtype).double())
     if reason:
         return Judged(math.inf, reason)
-    trusted = next(iter(op.baselines.values()))(*inputs, **options).to(expected.device).double()
+    pytorch = op.trusted or next(iter(op.baselines.values()))
+    trusted = pytorch(*inputs, **options).to(expected.device).double()
     finite = expected.isfinite() & value.isfinite()
     error = (value - expected).abs().where(finite, 0.0)
     trusted_error = (trusted - expected).abs().where(finite, 0.0)

@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, choices, text in (
         ("device", "auto|cuda|cpu", "where kernels run (auto: a CUDA GPU if there is one)"),
         ("effort", "quick|normal|thorough", "how much is judged (normal)"),
+        ("compare", "NAMES", "baselines to time besides eager: compile, liger, quack, all, ..."),
         ("timeout", "SECONDS", "time limit of one call of a kernel, compilation included (60)"),
         ("memory", "GIB", "memory limit of a kernel's process (3/4 of the machine's)"),
         ("threads", "N", "CPU threads of a kernel (all)"),
@@ -82,12 +83,13 @@ class AutokernelPlugin:
     def __init__(self, config: pytest.Config) -> None:
         from pytest_autokernel.fixtures import judge_of
         from pytest_autokernel.gpu import GpuSpecError
+        from pytest_autokernel.ops import OpError
         from pytest_autokernel.report import Report
         from pytest_autokernel.verdict import JudgeError
 
         try:
             self.judge = judge_of(config)
-        except (JudgeError, GpuSpecError) as error:
+        except (JudgeError, GpuSpecError, OpError) as error:
             raise pytest.UsageError(str(error)) from error
         self.report = Report(self.judge)
 

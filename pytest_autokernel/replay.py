@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from pytest_autokernel.timing import Timing
+    from pytest_autokernel.figures import Timing
 
 
 class ReplayTimer:

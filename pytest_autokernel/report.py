@@ -11,7 +11,6 @@ import json
 import os
 import platform
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from rich.table import Table
 from pytest_autokernel import __version__
 from pytest_autokernel.decide import Estimate, decide_cases, judge_cases, overall, rule_for
 from pytest_autokernel.gpu import no_spec
+from pytest_autokernel.machine import cpu_name, package_version
 from pytest_autokernel.ops import overridden
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Report:
         settings = self.judge.settings
         lines = [
             *self._device(),
-            f"torch {_version('torch')}, triton {_version('triton')}, effort {settings.effort}, "
+            f"torch {package_version('torch')}, triton {package_version('triton')}, "
+            f"effort {settings.effort}, "
             f"seed {settings.seed} (repeat with --autokernel-seed {settings.seed})",
         ]
         confinement = self.judge.confinement
@@ -106,10 +107,10 @@ class Report:
         """What the figures were measured with."""
         gpu, clock = self.judge.gpu, self.judge.clock
         return {
-            "device": gpu.name if gpu else _cpu(),
+            "device": gpu.name if gpu else cpu_name(),
             "gpu": asdict(gpu) if gpu else None,
-            "torch": _version("torch"),
-            "triton": _version("triton"),
+            "torch": package_version("torch"),
+            "triton": package_version("triton"),
             "python": platform.python_version(),
             "cpus": len(self.judge.settings.cpus),
             "driver": clock.driver if clock else None,
@@ -231,7 +232,7 @@ def _timing(timing: dict[str, Any]) -> tuple[str, str, str]:
     if timing["pct_datasheet"] is not None:
         roof += f" ({timing['pct_datasheet']:.0f} %)"
     pairs = [f"{name} {_interval(c)}" for name, c in timing["comparisons"].items()]
-    return f"{timing['time_us']:.1f} us", roof, "; ".join(pairs)
+    return f"{timing['time_us']:.1f} us", roof, "\n".join(pairs)
 
 
 def _interval(found: dict[str, Any]) -> str:
@@ -252,6 +253,9 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
         if kernel.get("left_out"):
             reason = f"cases left out, too large for {kernel['device']}"
             by_reason.setdefault(reason, []).append(f"{name} ({len(kernel['left_out'])})")
+        for timing in kernel["timings"]:
+            for reason in _of_baselines(timing):
+                by_reason.setdefault(reason, []).append(name)
         for item in kernel["items"]:
             if item["stage"] == "roofline" and item["verdict"] == "SKIP":
                 by_reason.setdefault(f"roofline skipped: {item['reason']}", []).append(name)
@@ -281,26 +285,26 @@ def _range(values: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _of_baselines(timing: dict[str, Any]) -> list[str]:
+    """Which were asked for and are missing, and what others took in an earlier run."""
+    missing = [f"baseline {name}: {reason}" for name, reason in timing["missing"].items()]
+    cached = [
+        f"{name} {kept['time_us']:.1f} us (cached {_age(kept['age_s'])})"
+        for name, kept in timing["cached"].items()
+    ]
+    return missing + cached
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if count := int(seconds // length):
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
 def _rendered(table: Table, reporter: pytest.TerminalReporter) -> str:
     width = max(reporter._tw.fullwidth, 120)
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def _cpu() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -2,7 +2,7 @@
 bench (gpu_sampling.py) shares with it.
 
 A bench is one layout of buffers: inputs placed afresh behind random padding, and the kernel warmed
-up. The parent asks two benches in turn for bursts of samples (timing.py); nothing here compares.
+up. The parent asks two benches in turn for bursts of samples (session.py); nothing here compares.
 
 No timed call finds what the one before it found: before each, one element of an input is
 overwritten by another (`Pokes`), which the parent can follow. A kernel that kept an earlier

@@ -24,7 +24,8 @@ class Settings:
     compared with, already resolved from a git revision where one was named. `allow` are patterns
     of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
     compiled code from run to run; without one it is kept for this run alone. `l2` is how timed
-    calls find a GPU's cache; a CPU's is always warm."""
+    calls find a GPU's cache; a CPU's is always warm. `compare` are names of ops' baselines that are
+    timed beside the first."""
 
     rootdir: Path
     seed: int
@@ -39,6 +40,7 @@ class Settings:
     cache: Path | None = None
     sandbox: Sandbox = "auto"
     l2: L2 = "cold"
+    compare: tuple[str, ...] = ()
 
     @staticmethod
     def from_config(config: pytest.Config) -> Settings:
@@ -62,11 +64,17 @@ class Settings:
             cpus=cpus[:threads],
             baseline=config.getoption("autokernel_baseline"),
             json=Path(json).absolute() if json else None,
-            allow=tuple(option("allow", "").replace(",", " ").split()),
+            allow=_names(option("allow", "")),
             cache=_cache(option("cache", "")),
             sandbox=_choice("sandbox", option("sandbox", "auto"), get_args(Sandbox)),
             l2=_choice("l2", option("l2", "cold"), get_args(L2)),
+            compare=_names(option("compare", "")),
         )
+
+
+def _names(given: str) -> tuple[str, ...]:
+    """Separated by commas or spaces."""
+    return tuple(given.replace(",", " ").split())
 
 
 def _default_memory_gb() -> float:

@@ -107,7 +107,10 @@ class WorkerSubject:
         self._folder, self._copy = folder, copy
         cell = self.judge.cell(folder, cache, gpu=self.device == "cuda")
         nursery = self.judge.nursery(self.interpreted)
-        self._process = nursery.fork(worker_environment(folder, cache), folder, cell)
+        environment = worker_environment(folder, cache)
+        if self.baseline:
+            environment |= baseline_environment(cache)
+        self._process = nursery.fork(environment, folder, cell)
 
     def load(self) -> None:
         """Have the process run the kernel file."""
@@ -231,6 +234,17 @@ def worker_environment(folder: Path, cache: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "CUDA_CACHE_PATH": str(cache / "cuda"),
         "AUTOKERNEL_CACHE_DIR": str(cache / "compiled"),
+    }
+
+
+def baseline_environment(cache: Path) -> dict[str, str]:
+    """What a library's or torch.compile's process has beside that."""
+    return {
+        # Inductor compiles in this very process, whose limits and sandbox are then all there is.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        # What they found out by trying, for the next fresh process of theirs.
+        "FLAGGEMS_CACHE_DIR": str(cache / "flag_gems"),
+        "QUACK_HOME": str(cache / "quack"),
     }
 
 

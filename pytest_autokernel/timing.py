@@ -1,137 +1,34 @@
-"""Timing a kernel against others: all in turn, in one go, on the same inputs.
+"""Timing a kernel: what its samples beside others' (session.py) come to.
 
-Each contender runs in a process of its own; they take turns in short bursts under this
-side's command. A block is one fresh layout of buffers in all of them; blocks are spread over
-rounds, and each round starts fresh processes on fresh data. decide.py draws the conclusions;
-no stored time takes part in one.
+decide.py draws the conclusions; no stored time takes part in one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import random
 import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any
 
-from pytest_autokernel import baselines, decide, gpu, plan
-from pytest_autokernel.channel import close
-from pytest_autokernel.clock import Reading
-from pytest_autokernel.judge import HandedOver, Judge, derived_seed
-from pytest_autokernel.op import ITEMSIZE, Case, Op
+from pytest_autokernel import baselines, decide, gpu
+from pytest_autokernel.baseline_times import BaselineTimes
+from pytest_autokernel.figures import Comparison, Timing
+from pytest_autokernel.judge import Judge
+from pytest_autokernel.op import Case, Op
+from pytest_autokernel.session import KERNEL, MEASURED_LIMIT, Samples, Session, l2_of
 from pytest_autokernel.subjects import Subject
-from pytest_autokernel.verdict import CandidateError, JudgeError, Verdict
-from pytest_autokernel.witness import Witness
-
-BLOCKS_PER_ROUND = 6  # twice as many later on: starting processes costs seconds
-BURSTS = 4
-PRINTED_CONFIDENCE = 0.95  # of comparisons that nothing hangs on; six blocks are enough for it
-SAMPLES_PER_BURST = 3
-# On a GPU, of one sample: short kernels are called so often that the events' own noise (0.1 us on
-# an H200) is small beside it, and each time on other buffers, which averages out where they lie.
-SAMPLE_US, MOST_CALLS, MOST_BYTES = 100, 32, 2**30
-FLOORS = 3  # of an empty pair of events, that a sample has to last
-MOST_TRIES = 20  # of a block on a GPU that is throttled
-KERNEL = "kernel"  # the contender under examination; the others are named after what they are
-# Above this share of the measured roof work is skipped or the clock is wrong. Not 1: a copy and
-# a sum by PyTorch find the roof itself to some 10 % only.
-MEASURED_LIMIT = 1.3
-
-
-class TooShort(Exception):
-    """There is no telling how long a kernel takes."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The kernel against one other: `estimate.ratio` is the other's time over the kernel's.
-
-    `confirmed` says that the estimate comes from a second, fresh set of rounds."""
-
-    estimate: decide.Estimate
-    decision: decide.Decision | decide.Change
-    confirmed: bool
-    blocks: list[decide.Block]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What timing one case came to. Times in microseconds, memory in MB."""
-
-    case: Case
-    samples_us: list[float]
-    facts: Mapping[str, Any]
-    roofline: gpu.Roofline | None
-    sheet: gpu.Roofline | None
-    comparisons: Mapping[str, Comparison]
-    l2: str
-    verdict: Verdict = Verdict.PASS
-    reason: str | None = None
-
-    @property
-    def time_us(self) -> float | None:
-        return statistics.median(self.samples_us) if self.samples_us else None
-
-    def summary(self) -> dict[str, Any]:
-        """The figures beside the samples."""
-        peak, roof = self.facts.get("peak_bytes"), self.roofline
-        others = ("calls", "captured", "floor_us", "sm_mhz", "throttled")
-        return {
-            "name": self.case.name,
-            "case": str(self.case),
-            "time_us": self.time_us,
-            "tflops": roof.tflops if roof else None,
-            "gb_s": roof.gb_s if roof else None,
-            "pct_roof": roof.pct if roof else None,
-            "pct_datasheet": self.sheet.pct if self.sheet else None,
-            "peak_mb": peak / 1e6 if peak is not None else None,
-            "l2": self.l2,
-            **{name: self.facts.get(name) for name in others},
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **self.summary(),
-            "comparisons": {
-                name: {
-                    "ratio": c.estimate.ratio,
-                    "low": c.estimate.low,
-                    "high": c.estimate.high,
-                    "confidence": c.estimate.confidence,
-                    "decision": str(c.decision),
-                    "confirmed": c.confirmed,
-                    "blocks": [[list(a), list(b)] for a, b in c.blocks],
-                }
-                for name, c in self.comparisons.items()
-            },
-        }
-
-
-@dataclass
-class Samples:
-    """Samples by contender and block, and what the kernel's benches said of themselves."""
-
-    blocks: list[dict[str, list[float]]] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def against(self, other: str) -> list[decide.Block]:
-        return [(block[other], block[KERNEL]) for block in self.blocks if other in block]
+from pytest_autokernel.verdict import CandidateError, Verdict
 
 
 def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     """Time a case against the user's baseline, which decides how long is measured, and against
-    the op's own, which is there to be printed."""
+    the op's own, which are there to be printed."""
     try:
-        session = Session(judge, subject, op, case)
-        trial, samples = session.tried() if session.named else session.looked_at()
+        session, trial, samples = _measured(judge, subject, op, case)
     except CandidateError as error:
         words = f"{error.verdict}: {error.reason}"
-        return Timing(case, [], {}, None, None, {}, _l2(judge, subject), error.verdict, words)
+        return Timing(case, [], {}, None, None, {}, l2_of(judge, subject), error.verdict, words)
     comparisons = {name: session.printed(samples.against(name)) for name in session.others}
+    times = BaselineTimes(judge, op, case, subject.device, session.l2)
+    times.keep({name: c.others_us for name, c in comparisons.items() if name in op.baselines})
+    kept = times.kept([n for n in op.baselines if n not in {**comparisons, **session.missing}])
     taken = [us for block in samples.blocks for us in block[KERNEL]]
     time_us = statistics.median(taken)
     session.resolve(time_us)
@@ -151,240 +48,28 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
         session.l2,
         verdict,
         fault,
+        session.missing,
+        kept,
     )
+
+
+def _measured(
+    judge: Judge, subject: Subject, op: Op, case: Case
+) -> tuple[Session, decide.Trial | None, Samples]:
+    """All is measured afresh without a baseline that fails: it decides nothing, and whom it ran
+    beside is then the same in all blocks."""
+    failed: dict[str, str] = {}
+    while True:
+        session = Session(judge, subject, op, case, failed)
+        try:
+            return session, *(session.tried() if session.named else session.looked_at())
+        except baselines.BaselineError as error:
+            failed[error.name] = error.reason
 
 
 def _decided(trial: decide.Trial) -> Comparison:
     blocks = [*(trial.confirmation or trial.first)]
     return Comparison(trial.estimate, trial.answer, bool(trial.confirmation), blocks)
-
-
-class Session:
-    """The contenders for one case, and the rounds that are measured of them."""
-
-    def __init__(self, judge: Judge, subject: Subject, op: Op, case: Case) -> None:
-        self.judge, self.subject, self.op, self.case = judge, subject, op, case
-        self.cost = op.cost(case.dims, ITEMSIZE[case.dtype])
-        self.others = baselines.rivals(judge, subject, op)
-        self.named = baselines.USERS in self.others
-        quick, cases = judge.settings.effort == "quick", plan.timed_cases(op, subject.target)
-        self.rule = decide.rule_for(quick, subject.device == "cuda", len(cases) or 1)
-        self.judged_by = decide.decide if quick else decide.judge_change
-        on_gpu = subject.device == "cuda"
-        self.l2 = _l2(judge, subject)
-        self.clear_bytes = judge.clear_bytes if on_gpu and self.l2 == "cold" else 0
-        self.floor_us = judge.floor_us if on_gpu else None
-        self.clock = judge.clock if on_gpu else None
-        self.readings: list[Reading] = []
-        self.dropped = 0
-        self.calls = 0 if on_gpu else 1  # of a sample; a CPU's bench finds its own
-        self.rounds = 0
-        self.random = random.Random(derived_seed(judge.settings.seed, "timing", case.id))
-        self.witness = Witness(judge, op, subject.device, self._seed)
-
-    def tried(self) -> tuple[decide.Trial, Samples]:
-        """The kernel against the user's baseline until the rule is satisfied. The op's own
-        baseline takes part in the first round only."""
-        trial, samples = decide.Trial(self.rule, self.judged_by), Samples()
-        while need := trial.need:
-            taken = len(samples.blocks)
-            for blocks in _rounds(need.blocks, first=not samples.blocks):
-                first = not samples.blocks
-                self._round(samples, blocks, list(self.others) if first else [baselines.USERS])
-            trial = trial.add(samples.against(baselines.USERS)[taken:])
-        return trial, samples
-
-    def printed(self, blocks: list[decide.Block]) -> Comparison:
-        """A comparison that nothing hangs on: measured once."""
-        found = decide.estimate(blocks, PRINTED_CONFIDENCE)
-        return Comparison(found, self.judged_by(found, self.rule), False, blocks)
-
-    def looked_at(self) -> tuple[None, Samples]:
-        """The kernel beside the op's own baseline, as long as a first look takes."""
-        samples = Samples()
-        for blocks in _rounds(self.rule.looks[0], first=True):
-            self._round(samples, blocks, list(self.others))
-        return None, samples
-
-    def resolve(self, time_us: float) -> None:
-        """Raises TooShort for a time that events can hardly tell from none."""
-        sample_us = time_us * self.calls
-        if self.floor_us is not None and sample_us < FLOORS * self.floor_us:
-            raise TooShort(
-                f"too short to resolve: a sample lasts {sample_us:.2g} us, expected at least "
-                f"{FLOORS} times the {self.floor_us:.2g} us that an empty pair of events reads"
-            )
-
-    def facts(self, samples: Samples) -> dict[str, Any]:
-        """What the figures were measured with."""
-        mhz = [reading.sm_mhz for reading in self.readings]
-        return {
-            **samples.facts,
-            "floor_us": self.floor_us,
-            "sm_mhz": statistics.median(mhz) if mhz else None,
-            "throttled": self.dropped if mhz else None,
-        }
-
-    def roofline(self, time_us: float) -> gpu.Roofline:
-        """The share of the measured roof. What cannot be is looked at again, not believed."""
-        nbytes = int(self.cost.bytes)
-        for again in (False, True, True, True):
-            ceilings = self.judge.ceilings(self.subject.device, nbytes, self.case.dtype, again)
-            found = self._against(ceilings, time_us)
-            if found.pct <= 100 * MEASURED_LIMIT:
-                break
-        return found
-
-    def sheet(self, time_us: float) -> gpu.Roofline | None:
-        """The share of the data sheet's roof, where there is one for this device."""
-        spec = self.judge.spec if self.subject.device == "cuda" else None
-        return self._against(spec.ceilings(), time_us) if spec and not spec.measured else None
-
-    def _against(self, ceilings: gpu.Ceilings, time_us: float) -> gpu.Roofline:
-        cost, op = self.cost, self.op
-        return gpu.roofline(cost.flops, cost.bytes, op.roof, self.case.dtype, time_us, ceilings)
-
-    def _round(self, samples: Samples, blocks: int, others: Sequence[str]) -> None:
-        """Some blocks in fresh processes, on fresh data."""
-        self.rounds += 1
-        seed = derived_seed(self.judge.settings.seed, "timing", self.case.id, str(self.rounds))
-        case = replace(self.case, seed=seed)
-        with (
-            self._contenders(others) as contenders,
-            self.judge.made(self.op, case, self.subject) as (calls, options),
-        ):
-            self.calls = self.calls or self._calls_per_sample(contenders, calls[0], options)
-            for _ in range(blocks):
-                order = _rotated(list(contenders), len(samples.blocks))
-                for name in order:
-                    facts = self._prepared(contenders[name], calls[0], options, self.calls)
-                    if name == KERNEL:
-                        samples.facts = facts
-                        self.witness.prepared(facts, self.calls if self.clear_bytes else 1)
-                samples.blocks.append(self._block({name: contenders[name] for name in order}))
-            self.witness.examine(contenders[KERNEL], statistics.median(samples.blocks[-1][KERNEL]))
-
-    def _prepared(
-        self, contender: Subject, call: HandedOver, options: Mapping[str, Any], calls: int
-    ) -> dict[str, Any]:
-        """A fresh layout of a contender's buffers, and what its bench says of itself."""
-        message = {
-            "do": "prepare",
-            **call.message,
-            "options": options,
-            "padding": self.random.getrandbits(32),
-            "clear_bytes": self.clear_bytes,
-            "calls": calls,
-        }
-        reply, out = contender.ask(message, call.fds)
-        close(out)
-        facts = _facts(reply)
-        return facts if self.subject.device == "cpu" else {**facts, "calls": calls}
-
-    def _calls_per_sample(
-        self, contenders: Mapping[str, Subject], call: HandedOver, options: Mapping[str, Any]
-    ) -> int:
-        """How many calls make a sample: enough for the fastest, and the same for all."""
-        fastest = math.inf
-        for contender in contenders.values():
-            self._prepared(contender, call, options, 1)
-            request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": self._seed()}
-            fastest = min(fastest, *_samples(contender.ask(request)[0]))
-        most = min(MOST_CALLS, int(MOST_BYTES / max(1, self.cost.bytes)))
-        return max(1, min(most, math.ceil(SAMPLE_US / fastest)))
-
-    def _block(self, contenders: Mapping[str, Subject]) -> dict[str, list[float]]:
-        """Bursts in turn, the order rotated and reversed. Who comes first in a block is a little
-        slower in all of it (2 % on a CPU), so that blocks begin with each in turn. What was taken
-        while the GPU was throttled is dropped, for all of them."""
-        names = list(contenders)
-        for _ in range(MOST_TRIES):
-            taken: dict[str, list[float]] = {name: [] for name in contenders}
-            for burst in range(BURSTS):
-                order = _rotated(names, burst // 2)
-                found = self._turn(contenders, order if burst % 2 == 0 else order[::-1])
-                for name, samples in found.items():
-                    taken[name] += samples
-            if taken[KERNEL]:
-                return taken
-        raise JudgeError(f"nothing can be timed: {self.readings[-1].throttled} holds the GPU back")
-
-    def _turn(self, contenders: Mapping[str, Subject], order: list[str]) -> dict[str, list[float]]:
-        """A burst of each; of none where the GPU was throttled."""
-        taken = {}
-        before = len(self.readings)
-        for name in order:
-            seed = self._seed()
-            request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": seed}
-            start = time.perf_counter()
-            taken[name] = samples = _samples(contenders[name].ask(request)[0])
-            if name == KERNEL:
-                self.witness.saw(seed, samples, (time.perf_counter() - start) * 1e6)
-            if self.clock is not None:
-                self.readings.append(self.clock.read())
-        if not any(reading.throttled for reading in self.readings[before:]):
-            return taken
-        self.dropped += SAMPLES_PER_BURST
-        return {}
-
-    def _seed(self) -> int:
-        return self.random.getrandbits(48)
-
-    @contextlib.contextmanager
-    def _contenders(self, others: Sequence[str]) -> Iterator[dict[str, Subject]]:
-        """All in fresh processes, started side by side."""
-        contenders = {KERNEL: self.subject.fresh()} | {name: self.others[name]() for name in others}
-        try:
-            for contender in contenders.values():
-                contender.start()
-            with ThreadPoolExecutor(len(contenders)) as pool:
-                for loaded in [pool.submit(c.load) for c in contenders.values()]:
-                    loaded.result()
-            yield contenders
-        finally:
-            for contender in contenders.values():
-                contender.close()
-
-
-def _l2(judge: Judge, subject: Subject) -> str:
-    """How timed calls find the cache: a CPU's is always warm."""
-    return judge.settings.l2 if subject.device == "cuda" else "warm"
-
-
-def _rounds(blocks: int, first: bool) -> Iterator[int]:
-    """`blocks` in rounds. The first blocks come from two at least; then they may be larger."""
-    size = BLOCKS_PER_ROUND if first else 2 * BLOCKS_PER_ROUND
-    while blocks > 0:
-        yield min(size, blocks)
-        blocks -= size
-
-
-def _rotated(names: list[str], by: int) -> list[str]:
-    shift = by % len(names)
-    return names[shift:] + names[:shift]
-
-
-def _facts(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """What a bench says of itself, as far as it is of the right kind."""
-    facts: dict[str, Any] = {"captured": reply.get("captured") is True}
-    for name in ("calls", "peak_bytes"):
-        value: Any = reply.get(name)
-        facts[name] = value if type(value) in (int, float) and 0 <= value < 1e18 else None
-    return facts
-
-
-def _samples(reply: Mapping[str, Any]) -> list[float]:
-    taken = reply.get("samples_us")
-    if (
-        not isinstance(taken, list)
-        or len(taken) != SAMPLES_PER_BURST
-        or not all(type(us) in (int, float) and 1e-6 < us < 1e12 for us in taken)
-    ):
-        raise CandidateError(
-            Verdict.FAIL,
-            f"{SAMPLES_PER_BURST} positive times were asked for, got {taken!r:.200}",
-        )
-    return [float(us) for us in taken]
 
 
 def _too_fast(

@@ -41,6 +41,28 @@ def eager(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
+def liger(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """2-D; the first of what it returns: liger_kernel/ops/cross_entropy.py (Liger-Kernel 0.8.5).
+    It waits for the GPU, to know how many targets count, and so is timed with its launches."""
+    from liger_kernel.ops import LigerCrossEntropyFunction
+
+    return LigerCrossEntropyFunction.apply(logits, targets, None, IGNORED)[0]
+
+
+def quack(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """2-D: quack/cross_entropy.py (quack-kernels 0.2.4 to 0.6.5)."""
+    from quack import cross_entropy
+
+    return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="mean")
+
+
+def flag_gems(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """2-D: flag_gems/fused/cross_entropy_loss.py (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.cross_entropy_loss(logits, targets, ignore_index=IGNORED)
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`logits [batch, vocab]` of a scale and an offset that vary, `targets [batch]`."""
     scale, offset = draw.between(0.5, 4), draw.between(-8, 8)
@@ -162,7 +184,13 @@ OP = Op(
     library=frozenset({"aten.mean", "aten.sum", "aten.div"}),
     huge={"batch": 16385, "vocab": 131072},
     timed=("large",),
-    baselines={"eager": eager, "compile": compiled(eager)},
+    baselines={
+        "eager": eager,
+        "compile": compiled(eager),
+        "liger": liger,
+        "quack": quack,
+        "flag_gems": flag_gems,
+    },
     variants={
         "core": Variant(),
         "ignore_index": Variant({}, "ignore_index", some_ignored),

@@ -42,6 +42,17 @@ def reference(
     return F.linear(hidden, w_down)
 
 
+def liger(
+    x: torch.Tensor, w_gate: torch.Tensor, w_up: torch.Tensor, w_down: torch.Tensor
+) -> torch.Tensor:
+    """SiLU alone, since its GELU is the one by tanh: LigerSwiGLUMLP.forward of
+    liger_kernel/transformers/swiglu.py (Liger-Kernel 0.8.5)."""
+    from liger_kernel.ops import LigerSiLUMulFunction
+
+    hidden = LigerSiLUMulFunction.apply(F.linear(x, w_gate), F.linear(x, w_up))
+    return F.linear(hidden, w_down)
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """Weights as `nn.Linear` has them, of a size that keeps every stage near x's."""
     scale, offset = draw.between(0.5, 2), draw.between(-0.5, 0.5)
@@ -153,7 +164,7 @@ OP = Op(
     huge=_size(262145, 8192, 64),
     batched=1,
     timed=("large",),
-    baselines={"eager": reference, "compile": compiled(reference)},
+    baselines={"eager": reference, "compile": compiled(reference), "liger": liger},
     variants={
         "core": Variant(),
         "gelu": Variant({"activation": "gelu"}, "gelu"),

@@ -42,6 +42,24 @@ def eager(
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
+def liger(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5
+) -> torch.Tensor:
+    """liger_kernel/ops/layer_norm.py (Liger-Kernel 0.8.5). quack's takes fp32 weights alone."""
+    from liger_kernel.ops import LigerLayerNormFunction
+
+    return LigerLayerNormFunction.apply(x, weight, bias, eps)
+
+
+def flag_gems(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5
+) -> torch.Tensor:
+    """The first of what it returns: flag_gems/ops/layernorm.py (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.layer_norm(x, weight.shape, weight, bias, eps)[0]
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`x [batch, dim]` of a scale and an offset that vary, `weight`, `bias [dim]`."""
     scale, offset = draw.between(0.5, 3), draw.between(-4, 4)
@@ -185,7 +203,12 @@ OP = Op(
     huge={"batch": 262145, "dim": 8192},
     batched=1,
     timed=("large",),
-    baselines={"eager": eager, "compile": compiled(eager)},
+    baselines={
+        "eager": eager,
+        "compile": compiled(eager),
+        "liger": liger,
+        "flag_gems": flag_gems,
+    },
     variants={
         "core": Variant(),
         "eps": Variant({"eps": 1e-2}),

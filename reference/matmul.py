@@ -15,6 +15,7 @@ from pytest_autokernel.op import (
     Tensors,
     Tolerance,
     Variant,
+    compiled,
     growth,
 )
 
@@ -22,6 +23,20 @@ from pytest_autokernel.op import (
 def reference(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """`A [..., M, K]`, `B [..., K, N]` with the same leading dims: `[..., M, N]`."""
     return A @ B
+
+
+def quack(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Of fp16 and bf16: quack/gemm_interface.py (quack-kernels 0.2.4 to 0.6.5)."""
+    from quack.gemm_interface import gemm
+
+    return gemm(A, B)
+
+
+def flag_gems(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """2-D: flag_gems/ops/mm.py, and what it has for Hopper instead (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.mm(A, B)
 
 
 def inputs(draw: Draw, dims: Dims) -> Tensors:
@@ -144,7 +159,12 @@ OP = Op(
     huge={"M": 131073, "N": 64, "K": 16384},
     batched=1,
     timed=("large",),
-    baselines={"eager": torch.matmul},
+    baselines={
+        "eager": torch.matmul,
+        "compile": compiled(reference),
+        "quack": quack,
+        "flag_gems": flag_gems,
+    },
     variants={"core": Variant(), "batched": Variant({}, "batched", batched)},
     stability={
         "integers": Stability(

@@ -28,6 +28,13 @@ def reference(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return x.sum(dim)
 
 
+def flag_gems(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """flag_gems/ops/sum.py (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.sum_dim(x, [dim])
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`x [M, N]`, of a scale and an offset that vary; the sums stay within fp16."""
     scale, offset = draw.between(0.5, 3), draw.between(-1, 1) * min(1, 16384 / (dims["N"] + 1))
@@ -155,7 +162,7 @@ OP = Op(
     huge={"M": 262145, "N": 8192},
     batched=1,
     timed=("large",),
-    baselines={"eager": reference, "compile": compiled(reference)},
+    baselines={"eager": reference, "compile": compiled(reference), "flag_gems": flag_gems},
     variants={
         "core": Variant(),
         "dim0": Variant({"dim": 0}, "dim", transposed),

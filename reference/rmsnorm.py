@@ -38,6 +38,28 @@ def eager(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Ten
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
+def liger(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """All in fp32 and rounded once, as eager does, which is its casting mode `gemma`, the weight's
+    offset being 0: liger_kernel/ops/rms_norm.py (Liger-Kernel 0.8.5)."""
+    from liger_kernel.ops import LigerRMSNormFunction
+
+    return LigerRMSNormFunction.apply(x, weight, eps, 0.0, "gemma")
+
+
+def quack(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """quack/rmsnorm.py (quack-kernels 0.2.4 to 0.6.5)."""
+    from quack import rmsnorm
+
+    return rmsnorm(x, weight, eps=eps)
+
+
+def flag_gems(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """flag_gems/ops/rms_norm.py (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.rms_norm(x, weight.shape, weight, eps)
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`x [M, N]` of a scale and an offset that vary, `weight [N]` around 1."""
     scale, offset = draw.between(0.5, 3), draw.between(-1, 1)
@@ -165,7 +187,13 @@ OP = Op(
     huge={"M": 262145, "N": 8192},
     batched=1,
     timed=("large",),
-    baselines={"eager": eager, "compile": compiled(eager)},
+    baselines={
+        "eager": eager,
+        "compile": compiled(eager),
+        "liger": liger,
+        "quack": quack,
+        "flag_gems": flag_gems,
+    },
     variants={
         "core": Variant(),
         "eps": Variant({"eps": 1e-2}),

@@ -41,6 +41,16 @@ def eager(
     return reference(x.to(wide), cos.to(wide), sin.to(wide), interleaved).to(x.dtype)
 
 
+def quack(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = True
+) -> torch.Tensor:
+    """It has positions before heads: quack/rotary.py (quack-kernels 0.6.5). Liger turns halves
+    alone, and in place; FlagGems turns a query and a key at once."""
+    from quack.rotary import apply_rotary_emb
+
+    return apply_rotary_emb(x.transpose(1, 2), cos, sin, interleaved).transpose(1, 2)
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`x [batch, heads, seq_len, head_dim]`, and the tables of Llama 3 from some position on."""
     x = _x(draw, dims)
@@ -161,7 +171,7 @@ OP = Op(
     huge=_size(65, 64, 4096, 128),
     batched=1,
     timed=("large",),
-    baselines={"eager": eager, "compile": compiled(eager)},
+    baselines={"eager": eager, "compile": compiled(eager), "quack": quack},
     variants={"core": Variant(), "half_split": Variant({"interleaved": False}, "half_split")},
     stability={
         "arbitrary_tables": Stability(

@@ -36,6 +36,27 @@ def eager(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return torch.softmax(x, dim)
 
 
+def liger(x: torch.Tensor) -> torch.Tensor:
+    """Over the last dim alone: liger_kernel/ops/softmax.py (Liger-Kernel 0.8.5)."""
+    from liger_kernel.ops import LigerSoftmaxFunction
+
+    return LigerSoftmaxFunction.apply(x)
+
+
+def quack(x: torch.Tensor) -> torch.Tensor:
+    """2-D, over the last dim alone: quack/softmax.py (quack-kernels 0.2.4 to 0.6.5)."""
+    from quack import softmax
+
+    return softmax(x)
+
+
+def flag_gems(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """flag_gems/ops/softmax.py (FlagGems 5.0.2)."""
+    import flag_gems
+
+    return flag_gems.softmax(x, dim)
+
+
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`x [rows, cols]`, of a scale and an offset that vary."""
     scale, offset = draw.between(0.5, 3), draw.between(-4, 4)
@@ -178,7 +199,13 @@ OP = Op(
     huge={"rows": 16385, "cols": 131072},
     batched=1,
     timed=("large",),
-    baselines={"eager": eager, "compile": compiled(eager)},
+    baselines={
+        "eager": eager,
+        "compile": compiled(eager),
+        "liger": liger,
+        "quack": quack,
+        "flag_gems": flag_gems,
+    },
     variants={
         "core": Variant(),
         "dim0": Variant({"dim": 0}, "dim", transposed),

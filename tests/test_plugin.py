@@ -95,11 +95,18 @@ def test_a_right_kernel_passes_all_stages_and_its_samples_are_benchmarks(
 ) -> None:
     kernel(foreign, "right")
     result = foreign.runpytest_subprocess(
-        *QUICK, "--autokernel-json=out.json", "--benchmark-json=bench.json", "--junitxml=junit.xml"
+        *QUICK,
+        *("--autokernel-json=out.json", "--benchmark-json=bench.json", "--junitxml=junit.xml"),
+        "--autokernel-compare=sdpa",
     )
     assert result.ret == 0
     result.stdout.fnmatch_lines(["autokernel: *seed*", "*kernels/right.py *PASS*eager*"])
-    result.stdout.fnmatch_lines(["extension nd not claimed: kernels/right.py"])
+    result.stdout.fnmatch_lines(
+        [
+            "extension nd not claimed: kernels/right.py",
+            "baseline sdpa: the op has none: kernels/right.py",
+        ]
+    )
     report = json.loads((foreign.path / "out.json").read_text())
     schema = json.loads(files("pytest_autokernel").joinpath("report.schema.json").read_text())
     jsonschema.validate(report, schema)
@@ -183,6 +190,11 @@ def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
         ),
         (["--autokernel-timeout=-1"], "autokernel_timeout: expected a positive number"),
         (["--autokernel-device=cuda"], "no CUDA device was found"),
+        (
+            ["--autokernel-compare=liger,fastest"],
+            "--autokernel-compare: expected all, or some of compile, eager, flag_gems, liger, "
+            "quack, sdpa; got fastest",
+        ),
     ],
 )
 def test_a_bad_option_is_one_clear_error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
@@ -103,6 +104,19 @@ def test_what_decides_has_no_torch_clock_disk_or_chance(module: str) -> None:
 @pytest.mark.parametrize("path", REFERENCES, ids=name)
 def test_a_reference_imports_what_an_op_is_and_no_more_of_ours(path: Path) -> None:
     assert ours(path) == {"pytest_autokernel.op"}
+
+
+@pytest.mark.parametrize("path", REFERENCES, ids=name)
+def test_a_reference_imports_torch_at_once_and_other_libraries_when_they_are_called(
+    path: Path,
+) -> None:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    found = {
+        ast.unparse(node).split()[1].split(".")[0]
+        for node in body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert found - sys.stdlib_module_names <= {"torch", "pytest_autokernel"}
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=name)

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_autokernel import decide, timing
+from pytest_autokernel import decide, session, timing
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.channel import TensorMeta
 from pytest_autokernel.decide import Decision
+from pytest_autokernel.figures import Timing
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case
 from pytest_autokernel.sampling import CpuBench
 from pytest_autokernel.subjects import WorkerSubject
-from pytest_autokernel.timing import Timing
 from pytest_autokernel.verdict import CandidateError, Verdict
 
 CASE = Case("small", {"rows": 64, "cols": 256}, "fp32")
@@ -70,7 +70,7 @@ def measure(
     and its confirmation, each in one round of fresh processes. In one thread: two would wait for
     each other where tests share the machine."""
     monkeypatch.setattr(decide, "Rule", functools.partial(decide.Rule, looks=(BLOCKS,)))
-    monkeypatch.setattr(timing, "BLOCKS_PER_ROUND", BLOCKS)
+    monkeypatch.setattr(session, "BLOCKS_PER_ROUND", BLOCKS)
     before = quick_judge.settings
     quick_judge.settings = alone = replace(before, cpus=before.cpus[:1])
 
@@ -93,12 +93,12 @@ def test_a_copy_is_not_kept_and_its_figures_are_possible_ones(measure: Measure) 
     assert compared.decision is not Decision.KEEP
     assert compared.estimate.low < 1.1
     assert compared.estimate.high > 0.9
-    assert len(found.samples_us) >= BLOCKS * timing.BURSTS * timing.SAMPLES_PER_BURST
+    assert len(found.samples_us) >= BLOCKS * session.BURSTS * session.SAMPLES_PER_BURST
     summary = found.summary()
     assert found.time_us is not None
     assert min(found.samples_us) <= found.time_us <= max(found.samples_us)
     assert summary["gb_s"] == pytest.approx(2 * 4 * 64 * 256 / found.time_us / 1e3)
-    assert 0 < summary["pct_roof"] <= 100 * timing.MEASURED_LIMIT
+    assert 0 < summary["pct_roof"] <= 100 * session.MEASURED_LIMIT
     assert (summary["l2"], summary["pct_datasheet"]) == ("warm", None)
 
 
@@ -106,13 +106,13 @@ def test_blocks_begin_with_each_contender_in_turn(
     measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: list[list[str]] = []
-    block = timing.Session._block
+    block = session.Session._block
 
-    def seen(session: timing.Session, contenders: dict[str, Any]) -> dict[str, list[float]]:
+    def seen(this: session.Session, contenders: dict[str, Any]) -> dict[str, list[float]]:
         orders.append(list(contenders))
-        return block(session, contenders)
+        return block(this, contenders)
 
-    monkeypatch.setattr(timing.Session, "_block", seen)
+    monkeypatch.setattr(session.Session, "_block", seen)
     measure(RIGHT, RIGHT)
     first = Counter(order[0] for order in orders)
     assert {"kernel", "baseline"} <= set(first)
@@ -141,7 +141,7 @@ def test_twice_the_speed_is_kept_after_a_fresh_confirmation(measure: Measure) ->
     assert (compared.decision, compared.confirmed) == (Decision.KEEP, True)
     assert 1.3 < compared.estimate.ratio < 3
     assert len(compared.blocks) == BLOCKS
-    assert len(found.samples_us) == 2 * BLOCKS * timing.BURSTS * timing.SAMPLES_PER_BURST
+    assert len(found.samples_us) == 2 * BLOCKS * session.BURSTS * session.SAMPLES_PER_BURST
     eager = found.comparisons["eager"]
     assert not eager.confirmed
     assert eager.estimate.ratio == pytest.approx(1, abs=0.5)
@@ -206,7 +206,7 @@ def test_a_clock_that_runs_slow_is_found_by_the_parents(measure: Measure) -> Non
     assert "the clock" in (found.reason or "")
 
 
-POSSIBLE = [1.5, *range(1, timing.SAMPLES_PER_BURST)]
+POSSIBLE = [1.5, *range(1, session.SAMPLES_PER_BURST)]
 
 
 @pytest.mark.parametrize(
@@ -221,16 +221,16 @@ POSSIBLE = [1.5, *range(1, timing.SAMPLES_PER_BURST)]
     ids=str,
 )
 def test_impossible_samples_are_refused(reply: dict[str, list[float]]) -> None:
-    assert timing._samples({"samples_us": POSSIBLE}) == POSSIBLE
+    assert session._samples({"samples_us": POSSIBLE}) == POSSIBLE
     with pytest.raises(CandidateError, match="positive times were asked for") as caught:
-        timing._samples(reply)
+        session._samples(reply)
     assert caught.value.verdict is Verdict.FAIL
 
 
 @pytest.mark.parametrize("looks", [decide.Rule().looks, decide.GATE.looks])
 def test_a_phase_is_spread_over_more_than_one_round(looks: tuple[int, ...]) -> None:
     for blocks in looks:
-        rounds = list(timing._rounds(blocks, first=True))
+        rounds = list(session._rounds(blocks, first=True))
         assert sum(rounds) == blocks
         assert len(rounds) >= 2
 
@@ -239,9 +239,9 @@ def test_a_phase_is_spread_over_more_than_one_round(looks: tuple[int, ...]) -> N
     "said", [None, 3, "abc", ["abc"], [None], [[1.0]], [True], [1e-7], [10**400]]
 )
 def test_samples_that_are_no_times_are_refused(said: object) -> None:
-    taken = said * timing.SAMPLES_PER_BURST if isinstance(said, list) else said
+    taken = said * session.SAMPLES_PER_BURST if isinstance(said, list) else said
     with pytest.raises(CandidateError):
-        timing._samples({"samples_us": taken})
+        session._samples({"samples_us": taken})
 
 
 BOASTS = """
