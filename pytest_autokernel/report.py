@@ -221,8 +221,10 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
             reason = f"cases left out, too large for {kernel['device']}"
             by_reason.setdefault(reason, []).append(f"{name} ({len(kernel['left_out'])})")
         for item in kernel["items"]:
-            if item["stage"] == "roofline" and item["verdict"] == "SKIP":
-                by_reason.setdefault(f"roofline skipped: {item['reason']}", []).append(name)
+            stage = item["stage"]
+            if stage in ("roofline", "sanitizer") and item["verdict"] == "SKIP":
+                names = by_reason.setdefault(f"{stage} skipped: {item['reason']}", [])
+                names += [] if name in names else [name]
     return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
 
 
