@@ -60,7 +60,7 @@ class KernelModule(pytest.Module):
         return suite
 
     def funcnamefilter(self, name: str) -> bool:
-        return name in FUNCTIONS
+        return name in FUNCTIONS or (name == "sanitizer" and bool(self.tools))
 
     def classnamefilter(self, name: str) -> bool:
         return False
@@ -97,6 +97,7 @@ class KernelModule(pytest.Module):
             seeded(check, settings.seed)
             for check in plan.checks(self.op, self.kernel.supports, self.target, settings.effort)
         ]
+        self.tools = plan.tools(self.target.name, settings.effort)
         self.timed = plan.timed_cases(self.op, self.target.name)
 
 

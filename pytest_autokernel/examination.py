@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_autokernel import plan, strategies
-from pytest_autokernel.judge import Judge
+from pytest_autokernel.judge import Judge, derived_seed
 from pytest_autokernel.op import Case, Op
-from pytest_autokernel.plan import Check, Target
+from pytest_autokernel.plan import Check, Target, Tool
 from pytest_autokernel.subjects import Subject
 from pytest_autokernel.verdict import Outcome, Verdict
 
@@ -54,21 +54,49 @@ class Examination:
             pytest.skip(f"smoke failed: {self.smoke_failure}")
         start = time.monotonic()
         outcome = self.outcome(check)
+        if check.stage == "smoke" and outcome.verdict is not Verdict.PASS:
+            self.smoke_failure = outcome.reason
+        self._settle(item, check.stage, outcome, time.monotonic() - start)
+
+    def sanitize(self, tool: Tool, item: pytest.Item) -> None:
+        """Judge some small cases under one of compute-sanitizer's tools as a test item; skips
+        where the tool says nothing about the kernel."""
+        from pytest_autokernel import instrumented
+
+        kernel, start = self.subject.file, time.monotonic()
+        assert kernel is not None
+        cases = [
+            replace(case, seed=derived_seed(self.judge_.settings.seed, "sanitizer", case.id))
+            for case in plan.tool_cases(self.op, self.subject.supports)
+        ]
+        reason = self.smoke_failure and f"smoke failed: {self.smoke_failure}"
+        if not reason:
+            try:
+                outcome = instrumented.judged(
+                    self.judge_, kernel, self.subject.device, self.op, cases, tool
+                )
+            except instrumented.NoFindings as error:
+                reason = str(error)
+        if reason:
+            self._record(item, "sanitizer", tool, "SKIP", time.monotonic() - start, reason=reason)
+            pytest.skip(reason)
+        self._settle(item, "sanitizer", outcome, time.monotonic() - start)
+
+    def _settle(self, item: pytest.Item, stage: str, outcome: Outcome, seconds: float) -> None:
+        """Record what an item came to, and fail it unless that is a pass."""
         reason = self._words(outcome) if outcome.verdict is not Verdict.PASS else None
         self._record(
             item,
-            check.stage,
+            stage,
             str(outcome.case),
             outcome.verdict,
-            time.monotonic() - start,
+            seconds,
             outcome.completed,
             outcome.worst,
             reason,
             outcome.hybrid,
         )
         if reason:
-            if check.stage == "smoke":
-                self.smoke_failure = outcome.reason
             pytest.fail(f"{reason}\n{self._replay_line(item)}", pytrace=False)
 
     def outcome(self, check: Check) -> Outcome:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -117,9 +117,11 @@ class Received:
 
 
 class Receiver:
-    """The worker's side. It keeps the buffers of the comparison's pool mapped."""
+    """The worker's side. It keeps the buffers of the comparison's pool mapped. With `exact` an
+    input's place on a GPU has the size of its elements, and no guard bands around them."""
 
-    def __init__(self) -> None:
+    def __init__(self, exact: bool = False) -> None:
+        self._exact = exact
         self._kept: dict[str, device_memory.Buffer] = {}
         self._passing: list[device_memory.Buffer] = []
 
@@ -133,6 +135,9 @@ class Receiver:
             sources, places, room = raws[: len(metas)], raws[len(metas) : -1], raws[-1]
         else:
             sources = [mapped(fd, meta.nbytes) for fd, meta in zip(fds, metas, strict=True)]
+            if self._exact and device != "cpu":
+                bare = [_bare(source, meta) for source, meta in zip(sources, metas, strict=True)]
+                sources, metas = [source for source, _ in bare], [meta for _, meta in bare]
             places = sources
             if device != "cpu":
                 places = [torch.full_like(source, POISON, device=device) for source in sources]
@@ -159,3 +164,12 @@ class Receiver:
         else:
             self._passing.append(buffer)
         return buffer
+
+
+def _bare(source: torch.Tensor, meta: TensorMeta) -> tuple[torch.Tensor, TensorMeta]:
+    """The part of a buffer from the first to the last element, and the tensor in it."""
+    itemsize: int = getattr(torch, meta.dtype).itemsize
+    span = 1 + sum((n - 1) * step for n, step in zip(meta.shape, meta.stride, strict=True))
+    nbytes = span * itemsize if math.prod(meta.shape) else 0
+    start = meta.offset * itemsize
+    return source[start : start + nbytes], replace(meta, offset=0, nbytes=nbytes)

@@ -170,7 +170,7 @@ class Judge:
             "file": str(self.files[op.name]),
             "case": case.to_json(),
             "device": subject.device,
-            "share": True,
+            "share": not subject.exact,
             "relation": relation,
             "extra_units": int(subject.interpreted and case.dtype == "bf16"),
         }

@@ -20,6 +20,7 @@ from pytest_autokernel.settings import Effort
 Stage = Literal["smoke", "shape_sweep", "numerical_stability", "determinism", "edge_cases"]
 Kind = Literal["compare", "repeat", "renewed", "relation", "drawn"]
 TargetName = Literal["cuda", "cpu", "interpreter"]
+Tool = Literal["memcheck", "racecheck", "initcheck"]  # compute-sanitizer's
 STAGES: tuple[Stage, ...] = (
     "smoke",
     "shape_sweep",
@@ -101,6 +102,11 @@ LIMITS: dict[TargetName, dict[Effort, tuple[int, float, float]]] = {
         "thorough": (2**34, math.inf, math.inf),
     },
 }
+
+TOOLS: tuple[Tool, ...] = ("memcheck", "racecheck", "initcheck")
+TOOLS_ON: frozenset[TargetName] = frozenset({"cuda"})
+# A tool makes a kernel some 10 to 100 times slower, and each launch some milliseconds.
+WITH_TOOL = (2**19, 1e9)  # elements and operations per case
 
 # In GPU memory, for each element of a case: four copies in the inputs' dtype, and room.
 BYTES_PER_ELEMENT = 12
@@ -195,6 +201,26 @@ def timed_cases(op: Op, name: TargetName) -> list[Case]:
     dtype: Dtype = "bf16" if name == "cuda" else "fp32"
     cases = [Case(size, op.sizes[size], dtype) for size in op.timed]
     room = Target(name, TIMED_ELEMENTS[name])
+    return [fitted for case in cases if (fitted := fit(op, case, room)) is not None]
+
+
+def tools(name: TargetName, effort: Effort) -> tuple[Tool, ...]:
+    """Which of compute-sanitizer's tools a kernel is run under, beside its five stages."""
+    return TOOLS if effort == "thorough" and name in TOOLS_ON else ()
+
+
+def tool_cases(op: Op, supports: frozenset[str]) -> list[Case]:
+    """What is run under each tool: few cases, all small. Each claimed variant, and the edges,
+    where masks are what keeps a kernel inside."""
+    elements, flops = WITH_TOOL
+    room = Target("cuda", elements, max_flops=flops)
+    small = _by_size(op)[0]
+    cases = [Case(small, op.sizes[small], op.dtypes[0])]
+    for variant in list(op.claimed(supports))[1:]:
+        cases.append(Case(f"variant_{variant}", op.sizes[small], op.dtypes[0], variant=variant))
+    for edge, dims in op.edges.items():
+        if room.takes(op, dims):
+            cases.append(Case(edge, dims, op.dtypes[0]))
     return [fitted for case in cases if (fitted := fit(op, case, room)) is not None]
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ class TimedOut(Exception):
 class Child(Protocol):
     """A process of ours, as far as its life goes."""
 
+    pid: int
+
     def poll(self, timeout_s: float = 0.0) -> int | None:
         """Its exit status once it has ended (a signal's number, negated), else None."""
 
@@ -53,6 +55,8 @@ class Process:
 
     def __init__(self, child: Child, channel: Channel, output: int) -> None:
         self._child, self._channel, self._output = child, channel, output
+        self._leash: socket.socket | None = None
+        self._mark: int | None = None
         self._ended: str | None = None
         self._words: deque[bytes] = deque(maxlen=2)
         self._reader = threading.Thread(target=self._drain, daemon=True)
@@ -79,13 +83,45 @@ class Process:
             self._end(self._cause())
             raise Died(self._ended) from None
 
+    def tie(self, message: dict[str, Any], system: Confinement) -> None:
+        """Have the process confine itself as `message` says, and hold what all that it will start
+        can be ended by (strays.py). Raises SandboxError, the process then being dead."""
+        leash, theirs = socket.socketpair()
+        with theirs:
+            try:
+                reply, _ = self.ask(message, (theirs.fileno(),), NURSERY_TIMEOUT_S)
+            except (Died, TimedOut) as error:
+                reply = {"error": {"message": str(error)}}
+        if "error" in reply:
+            leash.close()
+            self.close()
+            raise SandboxError(f"the sandbox could not be set up: {reply['error']['message']}")
+        if reply["warded"]:
+            self._leash = leash
+        else:
+            leash.close()
+        self._mark = strays.mark(self._child.pid) if system.namespaces else None
+
+    def finish(self, timeout_s: float) -> None:
+        """Let the process end by itself, as it does when nobody can ask any more; then `close`."""
+        self._channel.close()
+        self._child.poll(timeout_s)
+        self.close()
+
     def close(self) -> None:
         """Kill the process and its group, and wait until it is gone."""
-        self._end(self._ended or "was closed")
+        if self._output >= 0:  # else it is gone, and its number may be another's
+            self._end(self._ended or "was closed")
 
     def _end(self, why: str) -> None:
         self._ended = why
+        leash, mark = self._leash, self._mark
+        self._leash = self._mark = None
+        if leash is not None:
+            strays.call_warden(leash)
         self._child.kill()
+        if mark is not None:
+            strays.kill_strays(mark)
         self._reader.join(timeout=1)
         self._channel.close()
         with contextlib.suppress(OSError):
@@ -124,14 +160,18 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
+def command_of(module: str, fd: int) -> list[str]:
+    """`python -I`, running `module` with a descriptor for argument. It runs our own code alone,
+    and so may write bytecode: without it torch takes twice as long to import, in every process."""
+    return [sys.executable, "-I", "-c", START, str(PACKAGE), module, str(fd)]
+
+
 def spawn(module: str, env: Mapping[str, str], cwd: Path) -> Process:
-    """`python -I`, running `module` with a descriptor for argument, in a session of its own. It
-    runs our own code alone, and so may write bytecode: without it torch takes twice as long to
-    import, in every process."""
+    """A process that runs `module`, in a session of its own."""
     ours, theirs = socket.socketpair()
     with theirs:
         popen = subprocess.Popen(
-            [sys.executable, "-I", "-c", START, str(PACKAGE), module, str(theirs.fileno())],
+            command_of(module, theirs.fileno()),
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -150,7 +190,7 @@ class Spawned:
     """A child of this process."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self._popen = popen
+        self._popen, self.pid = popen, popen.pid
 
     def poll(self, timeout_s: float = 0.0) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -161,6 +201,17 @@ class Spawned:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
+
+
+def launch(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, system: Confinement | None
+) -> Process:
+    """A process inside the program `command`; launcher.py says what it may be asked, and what
+    `system` leaves to it. Raises SandboxError."""
+    process = spawn("pytest_autokernel.launcher", env, cwd)
+    message = {"do": "launch", "command": list(command), "system": system and asdict(system)}
+    process.tie(message, system or Confinement())
+    return process
 
 
 class Nursery:
@@ -188,10 +239,9 @@ class Nursery:
         with theirs:
             reply = self.ask(message, (theirs.fileno(), written))
             os.close(written)
-        child = Forked(self, reply["pid"])
-        process = Process(child, Channel(ours), output)
+        process = Process(Forked(self, reply["pid"]), Channel(ours), output)
         if cell is not None:
-            _confine(process, child, cell)
+            process.tie(cell.message(), cell.system)
         return process
 
     def ask(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -208,25 +258,6 @@ class Nursery:
     def close(self) -> None:
         if self._process is not None:
             self._process.close()
-
-
-def _confine(process: Process, child: Forked, cell: Cell) -> None:
-    """Have a worker confine itself, and hold what all that it will start can be ended by."""
-    leash, theirs = socket.socketpair()
-    with theirs:
-        try:
-            reply, _ = process.ask(cell.message(), (theirs.fileno(),), NURSERY_TIMEOUT_S)
-        except (Died, TimedOut) as error:
-            reply = {"error": {"message": str(error)}}
-    if "error" in reply:
-        leash.close()
-        process.close()
-        raise SandboxError(f"the sandbox could not be set up: {reply['error']['message']}")
-    if reply["warded"]:
-        child.leash = leash
-    else:
-        leash.close()
-    child.mark = strays.mark(child.pid) if cell.system.namespaces else None
 
 
 @dataclass(frozen=True)
@@ -255,8 +286,6 @@ class Forked:
 
     def __init__(self, nursery: Nursery, pid: int) -> None:
         self._nursery, self.pid = nursery, pid
-        self.leash: socket.socket | None = None
-        self.mark: int | None = None
         self._pidfd = os.pidfd_open(pid)
         self._status: int | None = None
         self._gone = False
@@ -273,10 +302,6 @@ class Forked:
         if self._gone:
             return
         self._gone = True
-        if self.leash is not None:
-            strays.call_warden(self.leash)
         with contextlib.suppress(Died, TimedOut):  # then it died with the nursery
             self._status = self._nursery.ask({"do": "end", "pid": self.pid})["status"]
-        if self.mark is not None:
-            strays.kill_strays(self.mark)
         os.close(self._pidfd)

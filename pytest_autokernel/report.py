@@ -257,8 +257,10 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
             for reason in _of_baselines(timing):
                 by_reason.setdefault(reason, []).append(name)
         for item in kernel["items"]:
-            if item["stage"] == "roofline" and item["verdict"] == "SKIP":
-                by_reason.setdefault(f"roofline skipped: {item['reason']}", []).append(name)
+            stage = item["stage"]
+            if stage in ("roofline", "sanitizer") and item["verdict"] == "SKIP":
+                names = by_reason.setdefault(f"{stage} skipped: {item['reason']}", [])
+                names += [] if name in names else [name]
     notes = [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
     return [*_conditions([t for kernel in kernels for t in kernel["timings"]]), *notes]
 

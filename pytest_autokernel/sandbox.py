@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import os
+import socket
 import stat
 import struct
 import subprocess
@@ -26,6 +28,7 @@ from pytest_autokernel import seccomp
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
 CAPABILITY_VERSION = 0x20080522
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 # linux/landlock.h. The system calls have these numbers on every processor.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -120,7 +123,7 @@ def trial() -> str:
         return True
 
     abi = max(0, libc().syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
-    namespaces = works(_leave_namespaces)
+    namespaces = works(leave_namespaces)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     landlock = abi if abi and works(_restrict_files, abi, ()) else 0
     found = Confinement(landlock, namespaces, works(_filter_calls, False))
@@ -134,28 +137,32 @@ def confine(
     readable: Iterable[Path] = (),
     writable: Iterable[Path] = (),
     gpu: bool = False,
+    left: bool = False,
 ) -> None:
-    """Restrict the calling process, which has one thread, and all that it will start.
+    """Restrict the calling process and all that it will start. It must have one thread, or `exec`
+    next, which ends the others.
 
     Left to it are the system's programs and libraries, its own Python's and `readable` paths, to
     read; `folder`, `writable` paths and with `gpu` the graphics devices, to use; and whatever it
-    has open. `system` is what `probe()` found beforehand. Raises SandboxError where something
-    that it offers cannot be had: the process must not go on then.
+    has open. `system` is what `probe()` found beforehand; `left` says that the process is in
+    namespaces of its own by `leave_namespaces`, where it may use TCP. Raises SandboxError where
+    something that the system offers cannot be had: the process must not go on then.
     """
     if sys.platform != "linux":
         return
-    if system.namespaces:
-        _leave_namespaces()
+    if system.namespaces and not left:
+        leave_namespaces()
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     if system.landlock:
-        _restrict_files(system.landlock, _rules(folder, readable, writable, gpu))
+        _restrict_files(system.landlock, _rules(folder, readable, writable, gpu), tcp=left)
     _drop_capabilities()
     if system.filter:
-        _filter_calls(gpu)
+        _filter_calls(gpu, tcp=left)
 
 
-def _leave_namespaces() -> None:
-    """Into a user namespace with the same user in it, and a network without a single device."""
+def leave_namespaces(loopback: bool = False) -> None:
+    """Into a user namespace with the same user in it, and a network without a single device; or
+    with one by which those in it reach each other."""
     user, group = os.geteuid(), os.getegid()
     _check(libc().unshare(CLONE_NEWUSER | CLONE_NEWNET), "get a user and a network namespace")
     try:
@@ -166,6 +173,9 @@ def _leave_namespaces() -> None:
         raise SandboxError(f"cannot stay the same user in a user namespace: {error}") from error
     with contextlib.suppress(OSError):  # the filter refuses it too
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    if loopback:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", IFF_UP))
 
 
 def _drop_capabilities() -> None:
@@ -189,9 +199,9 @@ def _rules(
         yield from ((path, USE) for path in Path("/dev").glob(pattern))
 
 
-def _restrict_files(abi: int, rules: Iterable[tuple[Path, int]]) -> None:
+def _restrict_files(abi: int, rules: Iterable[tuple[Path, int]], tcp: bool = False) -> None:
     handled = (1 << max(count for since, count in RIGHTS.items() if since <= abi)) - 1
-    network = 3 if abi >= 4 else 0  # to bind and to connect TCP; no rule allows it
+    network = 3 if abi >= 4 and not tcp else 0  # to bind and to connect TCP; no rule allows it
     scoped = SCOPE_ABSTRACT_SOCKET | SCOPE_SIGNAL if abi >= 6 else 0
     attributes = struct.pack("=QQQ", handled, network, scoped)
     ruleset = _landlock(CREATE_RULESET, attributes, len(attributes), 0)
@@ -230,11 +240,11 @@ def _landlock(number: int, *arguments: int | bytes) -> int:
     return _check(libc().syscall(number, *wide), "restrict the use of files")
 
 
-def _filter_calls(gpu: bool) -> None:
+def _filter_calls(gpu: bool, tcp: bool = False) -> None:
     machine = os.uname().machine
     if machine not in seccomp.AUDIT or sys.maxsize < 2**32:
         raise SandboxError(f"no system-call filter for {machine}")
-    code = ctypes.create_string_buffer(seccomp.program(machine, gpu))
+    code = ctypes.create_string_buffer(seccomp.program(machine, gpu, tcp))
     filtered = struct.pack("@HP", len(code) // 8, ctypes.addressof(code))
     _check(libc().prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), filtered), "filter system calls")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from errno import ENOSYS, EPERM
-from socket import AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM
+from socket import AF_INET, AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM
 
 # By name, with their numbers on x86_64 and aarch64. Outright: the insides and the priority of
 # other processes, keys, traces, System V and POSIX queues, and modes of files.
@@ -40,16 +40,17 @@ ALLOW, REFUSE = (RETURN, 0, 0, 0x7FFF0000), (RETURN, 0, 0, ERRNO | EPERM)
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # where they stand in struct seccomp_data
 
 
-def program(machine: str, gpu: bool) -> bytes:
-    """The filter for a processor (`uname -m`), which must be one of AUDIT's."""
+def program(machine: str, gpu: bool, tcp: bool = False) -> bytes:
+    """The filter for a processor (`uname -m`), which must be one of AUDIT's. `tcp` is only for a
+    process whose network has nothing in it but itself."""
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, AUDIT[machine]), REFUSE]
     steps += [(LOAD, 0, 0, NUMBER), (AT_LEAST, 0, 1, 0x40000000), REFUSE]  # x32's second numbers
-    for number, body in _rules(machine, gpu).items():
+    for number, body in _rules(machine, gpu, tcp).items():
         steps += [(EQUAL, 0, len(body), number), *body]
     return b"".join(struct.pack("=HBBI", *step) for step in [*steps, ALLOW])
 
 
-def _rules(machine: str, gpu: bool) -> dict[int, list[Step]]:
+def _rules(machine: str, gpu: bool, tcp: bool) -> dict[int, list[Step]]:
     """What is done with a system call, by its number; each ends in a return."""
     refused, on_itself, unknown, special = (
         _numbers(table, machine) for table in (REFUSED, ON_ITSELF, UNKNOWN, SPECIAL)
@@ -57,6 +58,9 @@ def _rules(machine: str, gpu: bool) -> dict[int, list[Step]]:
     # CUDA's start binds a socket of this kind, and fails without. Services (D-Bus, Docker,
     # agents that hold keys) listen on the other kinds, which Landlock does not guard before ABI 9.
     socket = [*_only(0, AF_UNIX), *_only(1, SOCK_SEQPACKET, mask=0xF), ALLOW] if gpu else [REFUSE]
+    if tcp:
+        stream = [*_only(1, SOCK_STREAM, mask=0xF), ALLOW]
+        socket = [(LOAD, 0, 0, ARGUMENTS), (EQUAL, 0, len(stream), AF_INET), *stream, *socket]
     return {
         **{number: [REFUSE] for number in refused.values()},
         **{number: [*_only(0, 0), ALLOW] for number in on_itself.values()},

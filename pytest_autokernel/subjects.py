@@ -16,7 +16,7 @@ from pytest_autokernel.candidate import KernelFile
 from pytest_autokernel.channel import TensorMeta, close
 from pytest_autokernel.op import Op
 from pytest_autokernel.plan import TargetName
-from pytest_autokernel.process import Died, Process, TimedOut
+from pytest_autokernel.process import Cell, Died, Process, TimedOut
 from pytest_autokernel.verdict import CandidateError, Verdict
 from pytest_autokernel.worker import Worker
 
@@ -33,6 +33,7 @@ class Subject(Protocol):
 
     device: Place
     interpreted: bool
+    exact: bool  # whether each input is an allocation of its own, of just its size
     target: TargetName
     integers: frozenset[int]
     supports: frozenset[str]
@@ -62,6 +63,8 @@ class Subject(Protocol):
 class WorkerSubject:
     """A kernel file, or one of an op's baselines, in its worker. The worker is started at the
     first request, and afresh after it died or was killed."""
+
+    exact = False
 
     def __init__(
         self,
@@ -94,7 +97,12 @@ class WorkerSubject:
         if self._process is None or not self._process.alive:
             self.start()
             self.load()
-        return self._ask(message, fds, self.judge.settings.timeout_s)
+        return self._ask(message, fds, self.timeout_s)
+
+    @property
+    def timeout_s(self) -> float:
+        """For one request, in seconds."""
+        return self.judge.settings.timeout_s
 
     def start(self) -> None:
         """Start the process; `load` must follow. Not from a thread that ends before the process
@@ -105,12 +113,14 @@ class WorkerSubject:
         copy.write_text(self.kernel.text, encoding="utf-8")
         cache = self.judge.compiled(self.kernel.sha256)
         self._folder, self._copy = folder, copy
-        cell = self.judge.cell(folder, cache, gpu=self.device == "cuda")
-        nursery = self.judge.nursery(self.interpreted)
+        self._cell = self.judge.cell(folder, cache, gpu=self.device == "cuda")
         environment = worker_environment(folder, cache)
         if self.baseline:
             environment |= baseline_environment(cache)
-        self._process = nursery.fork(environment, folder, cell)
+        self._process = self._begun(environment, folder, self._cell)
+
+    def _begun(self, env: dict[str, str], folder: Path, cell: Cell | None) -> Process:
+        return self.judge.nursery(self.interpreted).fork(env, folder, cell)
 
     def load(self) -> None:
         """Have the process run the kernel file."""
@@ -128,10 +138,11 @@ class WorkerSubject:
             "op": self.kernel.op,
             "baseline": self.baseline,
             "device": self.device,
+            "exact": self.exact,
             "memory_bytes": settings.memory_bytes,
             "cpus": list(settings.cpus),
         }
-        reply, _ = self._ask(message, (), self.judge.settings.timeout_s + START_S)
+        reply, _ = self._ask(message, (), self.timeout_s + START_S)
         if changed := reply.get("changed"):
             self.close()
             raise CandidateError(
@@ -141,7 +152,7 @@ class WorkerSubject:
     def release(self) -> None:
         if self._process is not None and self._process.alive:
             with contextlib.suppress(CandidateError):  # it died after its last answer
-                self._ask({"do": "release"}, (), self.judge.settings.timeout_s)
+                self._ask({"do": "release"}, (), self.timeout_s)
 
     def _ask(
         self, message: dict[str, Any], fds: tuple[int, ...], timeout_s: float
@@ -177,7 +188,7 @@ class WorkerSubject:
 class LocalSubject:
     """A callable from a user's own test: trusted, and run in this process."""
 
-    interpreted = False
+    interpreted = exact = False
     integers: frozenset[int] = frozenset()
     file = None
 

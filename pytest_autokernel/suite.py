@@ -11,10 +11,18 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_autokernel import examination
 from pytest_autokernel.collection import KernelModule
 from pytest_autokernel.op import Case
-from pytest_autokernel.plan import Check
+from pytest_autokernel.plan import Check, Tool
 from pytest_autokernel.replay import REPLAY, feed
 
-__all__ = ["determinism", "edge_cases", "numerical_stability", "roofline", "shape_sweep", "smoke"]
+__all__ = [
+    "determinism",
+    "edge_cases",
+    "numerical_stability",
+    "roofline",
+    "sanitizer",
+    "shape_sweep",
+    "smoke",
+]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -23,6 +31,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "check" in metafunc.fixturenames:
         checks = [c for c in module.checks if c.stage == metafunc.definition.originalname]
         metafunc.parametrize("check", checks, ids=[c.id for c in checks])
+    if "tool" in metafunc.fixturenames:
+        metafunc.parametrize("tool", module.tools)
     if "case" in metafunc.fixturenames:
         cases = module.timed
         metafunc.parametrize("case", cases, ids=[c.id for c in cases])
@@ -42,6 +52,10 @@ def smoke(kernel: examination.Examination, check: Check, request: pytest.Fixture
 
 
 shape_sweep = numerical_stability = determinism = edge_cases = smoke
+
+
+def sanitizer(kernel: examination.Examination, tool: Tool, request: pytest.FixtureRequest) -> None:
+    kernel.sanitize(tool, request.node)
 
 
 @pytest.mark.benchmark(timer=REPLAY, group="roofline")

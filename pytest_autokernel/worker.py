@@ -38,7 +38,7 @@ class Worker:
         self.kernel_fn = kernel_fn or _nothing_loaded
         self.kernel_path = ""
         self.device = device
-        self.audited = False
+        self.audited = self.exact = False
         self.bench: Any = None
         self.receiver: Receiver | None = None
         self.received: Received | None = None
@@ -96,7 +96,8 @@ class Worker:
 
     def load(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """Set the limits, and only then run the kernel file; `changed` is the global state that
-        it changed."""
+        it changed. With `exact` nobody looks but the tool that this process is run under: the
+        audit's guard bands would hide from it what lies outside of a tensor."""
         _limit_memory(message["memory_bytes"])
         os.sched_setaffinity(0, message["cpus"])
         import torch
@@ -116,6 +117,10 @@ class Worker:
             return {"changed": []}, ()
         from pytest_autokernel.candidate import load
 
+        if message["exact"]:
+            self.exact = True
+            self.kernel_fn = load(Path(message["path"]))
+            return {"changed": []}, ()
         self.audited = True
         # By default cuBLAS may round partial sums to fp16 or bf16: a hybrid that leaves a product
         # to it would be wrong for some shapes (bf16, 1023 x 1023 x 1023) and not for others.
@@ -184,7 +189,7 @@ class Worker:
         from pytest_autokernel.handover import Receiver
 
         self.release(message, fds)
-        self.receiver = self.receiver or Receiver()
+        self.receiver = self.receiver or Receiver(self.exact)
         self.received = self.receiver.receive(message, fds, self.device)
         return self.received
 

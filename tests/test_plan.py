@@ -236,3 +236,24 @@ def test_a_case_that_cannot_be_cut_is_left_out_by_name() -> None:
     assert len(found) + len(left_out) == len(every)
     assert "shape_sweep[c-fp32]" in left_out
     assert "shape_sweep[a-fp32]" not in left_out
+
+
+@each_target
+@each_effort
+def test_tools_are_run_on_a_gpu_and_at_the_highest_effort_alone(
+    name: TargetName, effort: Effort
+) -> None:
+    asked = (name, effort) == ("cuda", "thorough")
+    assert plan.tools(name, effort) == (plan.TOOLS if asked else ())
+
+
+@each_op
+def test_a_tool_gets_few_small_cases_of_every_claimed_variant_and_odd_ones(op: Op) -> None:
+    supports = frozenset(op.extensions)
+    cases = plan.tool_cases(op, supports)
+    assert {case.variant for case in cases} == set(op.claimed(supports))
+    assert {case.name for case in cases} & set(op.edges)
+    assert len({case.id for case in cases}) == len(cases) <= 20
+    assert all(op.cost(case.dims, 1).bytes <= plan.WITH_TOOL[0] for case in cases)
+    core = plan.tool_cases(op, frozenset())
+    assert {case.variant for case in core} == set(op.claimed(frozenset()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch  # before pytester, which unloads what a test imports; numpy does not survive that
 
 from pytest_autokernel.plan import STAGES
+from pytest_autokernel.sandbox import probe
 from tests.conftest import ROOT, WRONG
 
 RIGHT = """
@@ -246,3 +248,71 @@ def test_triton_runs_through_its_interpreter_and_says_why_there_is_no_roofline(
     )
     result.assert_outcomes(passed=3, skipped=1)
     result.stdout.fnmatch_lines(["*roofline skipped: Triton's interpreter*"])
+
+
+THOROUGH = ("--autokernel", "--autokernel-effort=thorough", "-p", "no:randomly")
+TOOL = """#!{python}
+import subprocess, sys
+log, tool = (sys.argv[sys.argv.index(name) + 1] for name in ("--log-file", "--tool"))
+subprocess.run(sys.argv[sys.argv.index({python!r}):], close_fds=False)
+found = "Uninitialized __global__ memory read" if tool == "initcheck" else ""
+with open(log, "w") as file:
+    file.write("========= COMPUTE-SANITIZER\\n")
+    file.write(f"========= {{found}}\\n========= ERROR SUMMARY: {{int(bool(found))}} error\\n"
+               if found else "========= ERROR SUMMARY: 0 errors\\n")
+"""
+
+
+@pytest.fixture
+def on_any_device(foreign: pytest.Pytester) -> pytest.Pytester:
+    """A repository in which the tools of a GPU are asked for on a CPU too."""
+    foreign.makeconftest("""
+        from pytest_autokernel import plan
+        plan.TOOLS_ON = frozenset({"cpu"})
+    """)
+    kernel(foreign, "k")
+    return foreign
+
+
+def test_without_compute_sanitizer_its_items_are_skipped_with_the_reason(
+    on_any_device: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if Path("/usr/local/cuda/bin/compute-sanitizer").exists():
+        pytest.skip("compute-sanitizer is installed here")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    result = on_any_device.runpytest_subprocess(
+        *THOROUGH, "-k", "smoke or sanitizer", "--autokernel-allow=*", "--autokernel-device=cpu"
+    )
+    result.assert_outcomes(passed=3, skipped=3)
+    result.stdout.fnmatch_lines(
+        ["sanitizer skipped: compute-sanitizer is neither on PATH nor in*: kernels/k.py"]
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the launcher is Linux's")
+def test_each_tool_is_an_item_of_its_own_at_effort_thorough(
+    on_any_device: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not probe().namespaces:
+        pytest.skip("no user namespaces here")
+    program = on_any_device.mkdir("bin") / "compute-sanitizer"
+    program.write_text(TOOL.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    result = on_any_device.runpytest_subprocess(
+        *(*THOROUGH, "-k", "sanitizer", "--autokernel-allow=*", "--autokernel-device=cpu"),
+        "--autokernel-json=out.json",
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*FAIL: softmax *: initcheck: Uninitialized __global__ memory*"])
+    report = json.loads((on_any_device.path / "out.json").read_text())
+    schema = json.loads(files("pytest_autokernel").joinpath("report.schema.json").read_text())
+    jsonschema.validate(report, schema)
+    (judged,) = report["kernels"]
+    found = {item["id"]: (item["stage"], item["verdict"]) for item in judged["items"]}
+    assert found == {
+        "kernels/k.py::sanitizer[memcheck]": ("sanitizer", "PASS"),
+        "kernels/k.py::sanitizer[racecheck]": ("sanitizer", "PASS"),
+        "kernels/k.py::sanitizer[initcheck]": ("sanitizer", "FAIL"),
+    }
+    assert all(item["completed"] > 3 for item in judged["items"])

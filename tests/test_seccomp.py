@@ -23,10 +23,15 @@ def number(name: str, machine: str) -> int:
 
 
 def verdict(
-    machine: str, call: str | int, *arguments: int, gpu: bool = False, audit: int | None = None
+    machine: str,
+    call: str | int,
+    *arguments: int,
+    gpu: bool = False,
+    tcp: bool = False,
+    audit: int | None = None,
 ) -> int:
     """The error that the filter gives a call, ALLOWED if none."""
-    code = seccomp.program(machine, gpu)
+    code = seccomp.program(machine, gpu, tcp)
     steps = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
     nr = call if isinstance(call, int) else number(call, machine)
     data = struct.pack("=IIQ", nr, seccomp.AUDIT[machine] if audit is None else audit, 0)
@@ -94,6 +99,16 @@ def test_no_socket_is_made_and_for_a_gpu_only_the_kind_that_cuda_makes(machine: 
     assert verdict(machine, "socket", AF_UNIX, cuda, gpu=True) == ALLOWED
     assert verdict(machine, "socket", AF_UNIX, cuda) == errno.EPERM
     assert verdict(machine, "socket", AF_INET, SOCK_SEQPACKET, gpu=True) == errno.EPERM
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_tcp_is_one_more_kind_where_it_is_asked_for(machine: str, gpu: bool) -> None:
+    stream = SOCK_STREAM | SOCK_CLOEXEC
+    assert verdict(machine, "socket", AF_INET, stream, gpu=gpu, tcp=True) == ALLOWED
+    for family, kind in ((AF_INET, SOCK_DGRAM), (AF_UNIX, SOCK_STREAM), (AF_UNIX, SOCK_DGRAM)):
+        assert verdict(machine, "socket", family, kind, gpu=gpu, tcp=True) == errno.EPERM
+    cuda = errno.EPERM if not gpu else ALLOWED
+    assert verdict(machine, "socket", AF_UNIX, SOCK_SEQPACKET, gpu=gpu, tcp=True) == cuda
 
 
 def test_pairs_of_sockets_are_made_unless_they_could_send_elsewhere(machine: str) -> None:
