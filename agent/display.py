@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from .records import Experiment, one_line
+from .records import Experiment, Proposal, one_line
 from .report import ratio
 
 STYLES = {"KEEP": "bold green", "starter": "bold", "REVERT": "dim", "UNDECIDED": "yellow"}
@@ -112,3 +112,8 @@ class ConsoleDisplay:
     def finished(self, experiment: Experiment) -> None:
         self._status.count(experiment)
         self._console.print(line(experiment), soft_wrap=True, highlight=False)
+
+    def failed(self, proposal: Proposal) -> None:
+        """Not counted among the reverted: there was nothing to revert."""
+        text = Text(f"{proposal.experiment:>4}  no edit    {short(proposal.failure)}", "yellow")
+        self._console.print(text, soft_wrap=True, highlight=False)

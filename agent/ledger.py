@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import Refused
-from .records import Closing, Experiment, Record, from_line, results_tsv, to_line
+from .records import Closing, Experiment, Proposal, Record, from_line, results_tsv, to_line
 from .repository import Repository
 
 HOME = ".autokernel"
@@ -35,6 +35,11 @@ class Ledger:
     @property
     def experiments(self) -> list[Experiment]:
         return [record for record in self._records if isinstance(record, Experiment)]
+
+    @property
+    def proposals(self) -> list[Proposal]:
+        """What proposals took, and those that came to nothing."""
+        return [record for record in self._records if isinstance(record, Proposal)]
 
     def of(self, kernel: str) -> list[Experiment]:
         """The experiments on one kernel, its starter first."""

@@ -7,17 +7,18 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
 from .errors import Refused
 from .judge import Judge
 from .ledger import Ledger
-from .proposers import PROPOSERS, Edit, Proposer
-from .records import Closing, Experiment, commit_message
+from .proposers import PROPOSERS, Edit, ProposalFailed, Proposer, Settings, Situation, Try
+from .records import Closing, Experiment, Proposal, commit_message
 from .report import Judgement, Report, judge_candidate, judge_starter, promising
 from .stop import Progress, Stop
+from .usage import NOTHING, Usage
 
 
 class Display(Protocol):
@@ -26,6 +27,8 @@ class Display(Protocol):
     def trying(self, experiment: int, what: str) -> None: ...
 
     def finished(self, experiment: Experiment) -> None: ...
+
+    def failed(self, proposal: Proposal) -> None: ...
 
 
 def judge_seed(seed: int, what: object) -> int:
@@ -44,22 +47,32 @@ class Loop:
     display: Display
     proposer: str
     seed: int
+    settings: Settings = field(default_factory=Settings)
 
     def run(self, stop: Stop) -> str:
         """Experiment until `stop` or the proposer ends it. Returns why it ended."""
-        watch = Watch()
-        proposer = self._taken_up()
-        durations: list[float] = []
+        watch, durations = Watch(), list[float]()
+        failed, usage = tuple[str, ...](), NOTHING
+        proposer, history = self._taken_up()
         while True:
             mean_s = statistics.fmean(durations) if durations else 0.0
-            if why := stop.why(Progress(len(durations), watch.seconds, mean_s)):
+            if why := stop.why(Progress(len(durations), watch.seconds, mean_s, failed, usage)):
                 return why
-            edit = proposer.ask()
+            turn = Watch()
+            try:
+                edit = self._ask(proposer, history)
+            except ProposalFailed as failure:
+                usage += self._note(turn, str(failure), failure.usage)
+                failed += (str(failure),)
+                continue
             if edit is None:
                 return "nothing is left to try"
-            experiment = self._try(edit)
-            self._tell(proposer, experiment)
-            durations.append(experiment.seconds)
+            if edit.usage:
+                usage += self._note(turn, None, edit.usage)
+            history.append(self._tried(self._try(edit)))
+            proposer.tell(history[-1])
+            failed = ()
+            durations.append(turn.seconds)
 
     def close(self) -> Closing | None:
         """Measure the incumbent against the starter, both afresh; None if nothing was kept."""
@@ -86,21 +99,55 @@ class Loop:
         self.ledger.append(closing)
         return closing
 
-    def _taken_up(self) -> Proposer:
+    def _taken_up(self) -> tuple[Proposer, list[Try]]:
         """The proposer, told of all that was tried before. The starter is measured first."""
         past = self.ledger.of(self.kernel)
         starter = self._text(past[0].commit if past else self.base)
-        proposer = PROPOSERS[self.proposer](starter, self.seed)
-        for experiment in past[1:]:
-            self._tell(proposer, experiment)
+        proposer = PROPOSERS[self.proposer](starter, self.seed, self.settings)
+        history = [self._tried(experiment) for experiment in past[1:]]
+        for tried in history:
+            proposer.tell(tried)
         if not past:
             self._measure_starter(starter)
-        return proposer
+        return proposer, history
 
-    def _tell(self, proposer: Proposer, experiment: Experiment) -> None:
-        right = experiment.verdict == "PASS" and experiment.speedup is not None
-        speedup = experiment.speedup.ratio if right and experiment.speedup else None
-        proposer.tell(self._text(experiment.commit), experiment.kept, speedup)
+    def _tried(self, experiment: Experiment) -> Try:
+        e = experiment
+        text = self._text(e.commit)
+        return Try(text, e.description, e.verdict, e.decision, e.reason, e.speedup)
+
+    def _ask(self, proposer: Proposer, history: Sequence[Try]) -> Edit | None:
+        steps = [e for e in self.ledger.of(self.kernel) if e.kept or e.starter]
+        report = Report.parse(steps[-1].reports[0])
+        proposals = [p for p in self.ledger.proposals if p.kernel == self.kernel]
+        failures = [p.failure for p in proposals if p.experiment == self._next]
+        situation = Situation(
+            kernel=self.kernel,
+            op=report.op or "",
+            text=self._text(steps[-1].commit),
+            report=report,
+            history=tuple(history),
+            failed=tuple(filter(None, failures)),
+        )
+        self.display.trying(self._next, f"{self.proposer} proposes")
+        return proposer.ask(situation)
+
+    def _note(self, watch: Watch, failure: str | None, usage: Usage | None) -> Usage:
+        """Record what a proposal took. Where it did not come to an end that is unknown."""
+        usage = usage or Usage()
+        proposal = Proposal(
+            experiment=self._next,
+            kernel=self.kernel,
+            proposer=self.proposer,
+            failure=failure,
+            usage=usage,
+            started=watch.started,
+            seconds=watch.seconds,
+        )
+        self.ledger.append(proposal)
+        if failure:
+            self.display.failed(proposal)
+        return usage
 
     def _measure_starter(self, text: str) -> None:
         watch = Watch()

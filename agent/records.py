@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .report import Decision, Report, Speedup, Timing, Verdict
+from .usage import Usage
 
 COLUMNS = (
     "experiment",
@@ -75,9 +76,36 @@ class Closing:
     reports: tuple[Mapping[str, Any], ...]
 
 
-Record = Experiment | Closing
+@dataclass(frozen=True)
+class Proposal:
+    """What an edit took to be proposed, written before it is judged: money is spent by then.
 
-KINDS: Mapping[str, type[Record]] = {"experiment": Experiment, "closing": Closing}
+    `experiment` is the number that the edit has, or would have had: where `failure` says why
+    there is none, there was nothing to judge, and so no experiment.
+    """
+
+    experiment: int
+    kernel: str
+    proposer: str
+    failure: str | None
+    usage: Usage
+    started: str
+    seconds: float
+
+
+Record = Experiment | Closing | Proposal
+
+KINDS: Mapping[str, type[Record]] = {
+    "experiment": Experiment,
+    "closing": Closing,
+    "proposal": Proposal,
+}
+# Fields that are not the same in JSON.
+FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "speedup": lambda raw: raw and Speedup(**raw),
+    "reports": tuple,
+    "usage": lambda raw: Usage(**raw),
+}
 
 
 def to_line(record: Record) -> str:
@@ -89,8 +117,11 @@ def from_line(line: str) -> Record:
     """Raises ValueError, KeyError or TypeError for a line that `to_line` did not write."""
     data = json.loads(line)
     kind = KINDS[data.pop("kind")]
-    speedup = data["speedup"] and Speedup(**data["speedup"])
-    return kind(**{**data, "speedup": speedup, "reports": tuple(data["reports"])})
+    return kind(**{name: FIELDS.get(name, _same)(value) for name, value in data.items()})
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def results_tsv(experiments: Iterable[Experiment]) -> str:

@@ -20,7 +20,9 @@ from .judge import PytestJudge
 from .ledger import Ledger, open_ledger
 from .loop import Loop
 from .repository import Repository
-from .tables import closing_line, kept_table
+from .tables import closing_line, kept_table, proposals_line
+
+PATIENCE = 5  # proposals in a row that come to nothing
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def _work(
             most = _share(options.experiments, _tried(ledger) - before, left)
             rules = stop.never() if budget_s is None else stop.seconds(budget_s)
             rules |= stop.never() if most is None else stop.experiments(math.ceil(most))
+            rules |= stop.failures(PATIENCE)
             display = ConsoleDisplay(console, ledger.of(kernel), budget_s)
             judge = PytestJudge(worktree, kernel, scratch)
             loop = Loop(kernel, base, judge, ledger, display, options.proposer, options.seed)
@@ -102,6 +105,8 @@ def _summarise(kernels: Sequence[str], ledger: Ledger, console: Console) -> None
         tried = [experiment for experiment in ledger.of(kernel) if not experiment.starter]
         kept = [experiment for experiment in tried if experiment.kept]
         _print(console, f"\n{kernel}: kept {len(kept)} of {len(tried)} experiments")
+        if proposals := [p for p in ledger.proposals if p.kernel == kernel]:
+            _print(console, proposals_line(proposals))
         if kept:
             console.print(kept_table(kept))
             _print(console, closing_line(ledger.closing(kernel), kept[-1].commit), style="bold")

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .usage import NOTHING, Usage
+
 
 @dataclass(frozen=True)
 class Progress:
     """What a rule may look at, of this run on one kernel: the experiments finished, the
-    seconds since it began, and what an experiment has taken on average."""
+    seconds since it began, what an experiment has taken on average, why the proposals since the
+    last experiment came to nothing, and what all of them took."""
 
     experiments: int = 0
     elapsed_s: float = 0.0
     mean_s: float = 0.0
+    failed: tuple[str, ...] = ()
+    usage: Usage = NOTHING
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def seconds(budget_s: float) -> Stop:
     the second unless the time is up: one duration alone is too poor a guess."""
 
     def why(progress: Progress) -> str | None:
-        if progress.experiments == 0:
+        if progress.experiments == 0 and not progress.failed:
             return None
         next_s = progress.mean_s if progress.experiments > 1 else 0.0
         return "the budget is spent" if progress.elapsed_s + next_s > budget_s else None
@@ -49,3 +54,38 @@ def seconds(budget_s: float) -> Stop:
 
 def minutes(budget: float) -> Stop:
     return seconds(60 * budget)
+
+
+def failures(most: int) -> Stop:
+    """Stop a proposer that gives nothing any more; without its key, say, each call fails."""
+
+    def why(progress: Progress) -> str | None:
+        if len(progress.failed) < most:
+            return None
+        return f"{most} proposals in a row came to nothing, the last: {progress.failed[-1]}"
+
+    return Stop(why)
+
+
+def cost(most_usd: float) -> Stop:
+    """Stop before the next proposal once so much is spent, or once nobody says how much is."""
+
+    def why(progress: Progress) -> str | None:
+        spent = progress.usage.cost_usd
+        if spent is None:
+            return "what it costs is not known, so --max-cost cannot hold: give --price too"
+        return f"${spent:.4g} of ${most_usd:.4g} are spent" if spent >= most_usd else None
+
+    return Stop(why)
+
+
+def tokens(most: int) -> Stop:
+    """The same for tokens, read and written together."""
+
+    def why(progress: Progress) -> str | None:
+        spent = progress.usage.tokens
+        if spent is None:
+            return "the proposer does not say what tokens it took, so --max-tokens cannot hold"
+        return f"{spent:,} of {most:,} tokens are spent" if spent >= most else None
+
+    return Stop(why)

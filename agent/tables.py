@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from .display import STYLES, short, word
-from .records import Closing, Experiment
+from .records import Closing, Experiment, Proposal
 from .report import Report, Timing
+from .usage import total
 
 
 def experiments_table(experiments: Sequence[Experiment]) -> Table:
@@ -39,6 +40,13 @@ def closing_line(closing: Closing | None, commit: str) -> str:
         return f"total: not measured: {closing.verdict}: {short(closing.reason)}"
     speed = closing.speedup
     return f"total: {speed} over the starter, measured afresh, confidence {speed.confidence:g}"
+
+
+def proposals_line(proposals: Sequence[Proposal]) -> str:
+    """What the proposals took, those that came to nothing too."""
+    failed = sum(proposal.failure is not None for proposal in proposals)
+    taken = total(proposal.usage for proposal in proposals)
+    return f"proposals: {len(proposals)}, {failed} came to nothing; {taken}"
 
 
 def details(experiment: Experiment) -> Iterator[str]:

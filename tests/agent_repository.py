@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autokernel_agent.ledger import Ledger, open_ledger
 from autokernel_agent.loop import Loop
-from autokernel_agent.records import Experiment
+from autokernel_agent.records import Experiment, Proposal
 from autokernel_agent.report import Report
 from autokernel_agent.repository import Repository
 from autokernel_agent.stop import Stop, experiments
@@ -86,6 +86,9 @@ class Silent:
 
     def finished(self, experiment: Experiment) -> None:
         self.seen.append(f"{experiment.experiment} {experiment.decision}")
+
+    def failed(self, proposal: Proposal) -> None:
+        self.seen.append(f"{proposal.experiment} {proposal.failure}")
 
 
 @contextmanager

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from autokernel_agent.errors import Refused
 from autokernel_agent.proposers.literals import literal, rewrite
+from autokernel_agent.proposers.proposer import Edit, Situation, Try
 from autokernel_agent.proposers.rules import compile_rule
 from autokernel_agent.proposers.search import Search
 from autokernel_agent.proposers.space import Space
 from autokernel_agent.proposers.tuner import Tuner
+from autokernel_agent.report import Report, Speedup
 from hypothesis import given
 from hypothesis import strategies as st
 
+from . import agent_fakes
 from .agent_fakes import KERNEL
 
 SPACES = st.dictionaries(
@@ -30,12 +33,25 @@ def kernel(config: object, space: object) -> str:
     return f"CONFIG = {config!r}\nSPACE = {space!r}\n"
 
 
+REPORT = Report.parse(agent_fakes.report(KERNEL, None, 1, full=False))
+
+
+def ask(tuner: Tuner) -> Edit | None:
+    return tuner.ask(Situation("kernels/softmax.py", "softmax", KERNEL, REPORT, ()))
+
+
+def tell(tuner: Tuner, text: str, kept: bool, ratio: float | None) -> None:
+    speedup = None if ratio is None else Speedup(ratio, ratio, ratio, 0.99)
+    verdict, decision = "PASS" if speedup else "FAIL", "KEEP" if kept else "REVERT"
+    tuner.tell(Try(text, "", verdict, decision, None, speedup))
+
+
 def asked(tuner: Tuner, outcome: Any = lambda text: (False, None)) -> list[str]:
     """All that a tuner asks for, told what `outcome` says of it."""
     texts = []
-    while edit := tuner.ask():
+    while edit := ask(tuner):
         texts.append(edit.text)
-        tuner.tell(edit.text, *outcome(edit.text))
+        tell(tuner, edit.text, *outcome(edit.text))
     return texts
 
 
@@ -170,17 +186,17 @@ class TestTuner:
         texts = asked(Tuner(text, seed), outcome)
         again = Tuner(text, seed)
         for past in texts[:stop]:
-            again.tell(past, *outcome(past))
+            tell(again, past, *outcome(past))
         assert asked(again, outcome) == texts[stop:]
 
     def test_it_changes_the_incumbent_and_says_how(self) -> None:
         tuner = Tuner(KERNEL, seed=1)
-        first = tuner.ask()
+        first = ask(tuner)
         assert first is not None
         assert first.description == "width 1 -> 4"
         assert first.text == KERNEL.replace('"width": 1,', '"width": 4,')
-        tuner.tell(first.text, True, 2.0)
-        second = tuner.ask()
+        tell(tuner, first.text, True, 2.0)
+        second = ask(tuner)
         assert second is not None
         assert second.description == "unroll 1 -> 2"
         assert ast.literal_eval(second.text.splitlines()[5][9:]) == {"width": 4, "unroll": 2}
@@ -188,10 +204,10 @@ class TestTuner:
     def test_an_edit_that_was_not_kept_is_no_start_for_the_next(self) -> None:
         tuner = Tuner(KERNEL, seed=1)
         for _ in range(3):
-            edit = tuner.ask()
+            edit = ask(tuner)
             assert edit is not None
-            tuner.tell(edit.text, False, 1.5)
-        edit = tuner.ask()
+            tell(tuner, edit.text, False, 1.5)
+        edit = ask(tuner)
         assert edit is not None
         assert edit.description.count("->") == 1
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from .proposer import Edit, Proposer
+from .proposer import Edit, ProposalFailed, Proposer, Situation, Try
+from .settings import Settings
 from .tuner import Tuner
 
-# Each is opened with the text of the kernel to start from, and a seed.
-PROPOSERS: dict[str, Callable[[str, int], Proposer]] = {"tuner": Tuner}
+# Each is opened with the text of the kernel to start from, a seed, and what the user settled.
+# Opening raises Refused where a proposer cannot work so.
+PROPOSERS: Mapping[str, Callable[[str, int, Settings], Proposer]] = {
+    "tuner": lambda text, seed, settings: Tuner(text, seed),
+}
 
-__all__ = ["PROPOSERS", "Edit", "Proposer"]
+__all__ = [
+    "PROPOSERS",
+    "Edit",
+    "ProposalFailed",
+    "Proposer",
+    "Settings",
+    "Situation",
+    "Try",
+]

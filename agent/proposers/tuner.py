@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import Refused
 from .literals import literal, rewrite
-from .proposer import Edit
+from .proposer import Edit, Situation, Try
 from .search import Search
 from .space import Space
 
@@ -24,7 +24,7 @@ class Tuner:
         self._search = Search(self._space, self._space.point(config), seed)
         self._text = text
 
-    def ask(self) -> Edit | None:
+    def ask(self, situation: Situation) -> Edit | None:
         point = self._search.ask()
         if point is None:
             return None
@@ -33,7 +33,9 @@ class Tuner:
         description = ", ".join(f"{name} {old[name]} -> {value}" for name, value in changes.items())
         return Edit(rewrite(self._text, "CONFIG", changes), description)
 
-    def tell(self, text: str, kept: bool, speedup: float | None) -> None:
-        self._search.tell(self._space.point(literal(text, "CONFIG")), kept, speedup)
-        if kept:
-            self._text = text
+    def tell(self, tried: Try) -> None:
+        speedup = tried.speedup.ratio if tried.verdict == "PASS" and tried.speedup else None
+        point = self._space.point(literal(tried.text, "CONFIG"))
+        self._search.tell(point, tried.kept, speedup)
+        if tried.kept:
+            self._text = tried.text
