@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import signal
@@ -14,10 +15,12 @@ import typer
 from rich.console import Console
 from rich.syntax import Syntax
 
+from . import options as given
 from . import session
 from .errors import JudgeFailed, Refused
 from .ledger import HOME, Ledger
-from .proposers import PROPOSERS
+from .options import parse_duration
+from .proposers import PROPOSERS, Settings
 from .records import Experiment
 from .repository import Repository
 from .tables import details, experiments_table
@@ -30,16 +33,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `90`, `60s`, `10m`, `8h`, `1h30m`."""
-    units = {"h": 3600, "m": 60, "s": 1, "": 1}
-    parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text)
-    total = sum(float(number) * units[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or total <= 0:
-        raise typer.BadParameter(f"expected a duration such as 60s, 10m, 8h or 1h30m, got {text!r}")
-    return total
 
 
 def parse_tag(text: str) -> str:
@@ -101,6 +94,17 @@ def optimize(
     proposer: Annotated[
         str, typer.Option(parser=parse_proposer, metavar="NAME", help="Who proposes edits.")
     ] = "tuner",
+    agent: given.Agent = None,
+    agent_command: given.AgentCommand = None,
+    agent_env: given.AgentEnv = None,
+    agent_read: given.AgentRead = None,
+    agent_sandbox: given.AgentSandbox = "auto",
+    agent_limit: given.AgentLimit = None,
+    agent_stall: given.AgentStall = None,
+    model: given.Model = None,
+    price: given.PriceOption = None,
+    max_cost: given.MaxCost = None,
+    max_tokens: given.MaxTokens = None,
 ) -> None:
     """Experiment on kernels; keep what is right and provably faster, as commits on a branch.
 
@@ -113,6 +117,20 @@ def optimize(
         experiments=experiments,
         seed=secrets.randbits(32) if seed is None else seed,
         proposer=proposer,
+        settings=Settings(
+            environment=os.environ,
+            model=model,
+            price=price,
+            agent=agent,
+            agent_command=agent_command,
+            agent_env=tuple(agent_env or ()),
+            agent_read=tuple(agent_read or ()),
+            sandbox=agent_sandbox,
+            limit_s=agent_limit or Settings.limit_s,
+            stall_s=agent_stall or Settings.stall_s,
+        ),
+        max_cost_usd=max_cost,
+        max_tokens=max_tokens,
     )
     with _told():
         session.optimize(options, _console())

@@ -15,6 +15,7 @@ from .errors import Refused
 from .judge import Judge
 from .ledger import Ledger
 from .proposers import PROPOSERS, Edit, ProposalFailed, Proposer, Settings, Situation, Try
+from .proposers.program import reference_text
 from .records import Closing, Experiment, Proposal, commit_message
 from .report import Judgement, Report, judge_candidate, judge_starter, promising
 from .stop import Progress, Stop
@@ -47,7 +48,12 @@ class Loop:
     display: Display
     proposer: str
     seed: int
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=lambda: Settings({}))
+
+    @property
+    def by(self) -> str:
+        """Who proposes, as the ledger names it: `tuner`, `command claude`."""
+        return " ".join([self.proposer, *self.settings.names])
 
     def run(self, stop: Stop) -> str:
         """Experiment until `stop` or the proposer ends it. Returns why it ended."""
@@ -128,8 +134,9 @@ class Loop:
             report=report,
             history=tuple(history),
             failed=tuple(filter(None, failures)),
+            reference=reference_text(report.op or "", self.ledger.repository.root),
         )
-        self.display.trying(self._next, f"{self.proposer} proposes")
+        self.display.trying(self._next, f"{self.by} proposes")
         return proposer.ask(situation)
 
     def _note(self, watch: Watch, failure: str | None, usage: Usage | None) -> Usage:
@@ -138,7 +145,7 @@ class Loop:
         proposal = Proposal(
             experiment=self._next,
             kernel=self.kernel,
-            proposer=self.proposer,
+            proposer=self.by,
             failure=failure,
             usage=usage,
             started=watch.started,
@@ -189,7 +196,7 @@ class Loop:
             kernel=self.kernel,
             kernel_type=reports[0].op or "",
             description=description,
-            proposer=self.proposer,
+            proposer=self.by,
             seed=judge_seed(self.seed, self._next),
             parent=self._parent,
             commit="",

@@ -19,15 +19,17 @@ from .errors import JudgeFailed, Refused
 from .judge import PytestJudge
 from .ledger import Ledger, open_ledger
 from .loop import Loop
+from .proposers import Settings, shortcomings
 from .repository import Repository
 from .tables import closing_line, kept_table, proposals_line
+from .usage import Usage, total
 
 PATIENCE = 5  # proposals in a row that come to nothing
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for. Budget and experiments are for all kernels together."""
+    """What was asked for. The limits are for all kernels together."""
 
     files: tuple[Path, ...]
     tag: str
@@ -35,6 +37,9 @@ class Options:
     experiments: int | None
     seed: int
     proposer: str
+    settings: Settings
+    max_cost_usd: float | None
+    max_tokens: int | None
 
 
 def optimize(options: Options, console: Console) -> None:
@@ -52,6 +57,7 @@ def optimize(options: Options, console: Console) -> None:
                 ledger.heal()
                 _summarise(kernels, ledger, console)
                 again = shlex.join([*map(str, options.files), "--tag", options.tag])
+                again += "" if options.proposer == "tuner" else ", with the same options"
                 _print(console, f"stopped before its end; to go on: autokernel optimize {again}")
                 raise
             _summarise(kernels, ledger, console)
@@ -72,7 +78,7 @@ def _work(
     options: Options, kernels: Sequence[str], base: str, ledger: Ledger, console: Console
 ) -> None:
     """Each kernel gets its share of what the ones before it have left."""
-    began, before = time.monotonic(), _tried(ledger)
+    began, before, paid = time.monotonic(), _tried(ledger), len(ledger.proposals)
     scratch = ledger.folder / "scratch"
     with ledger.repository.worktree(ledger.folder / "worktree", ledger.tip or base) as worktree:
         for left, kernel in zip(range(len(kernels), 0, -1), kernels, strict=True):
@@ -81,15 +87,30 @@ def _work(
             rules = stop.never() if budget_s is None else stop.seconds(budget_s)
             rules |= stop.never() if most is None else stop.experiments(math.ceil(most))
             rules |= stop.failures(PATIENCE)
+            rules |= _spending(options, total(p.usage for p in ledger.proposals[paid:]), left)
             display = ConsoleDisplay(console, ledger.of(kernel), budget_s)
             judge = PytestJudge(worktree, kernel, scratch)
-            loop = Loop(kernel, base, judge, ledger, display, options.proposer, options.seed)
-            _print(console, f"{kernel}: tag {options.tag}, {options.proposer}, seed {options.seed}")
+            who, settings = options.proposer, options.settings
+            loop = Loop(kernel, base, judge, ledger, display, who, options.seed, settings)
+            _print(console, f"{kernel}: tag {options.tag}, {loop.by}, seed {options.seed}")
+            for lack in shortcomings(who, settings):
+                _print(console, f"the agent's sandbox lacks: {lack}", style="yellow")
             with display.live():
                 why = loop.run(rules)
                 loop.close()
             _print(console, f"{kernel}: {why}")
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _spending(options: Options, spent: Usage, left: int) -> stop.Stop:
+    """What the kernels before this one left of the limits. What they took is known, or they
+    ended the run for that."""
+    rules = stop.never()
+    if options.max_cost_usd is not None:
+        rules |= stop.cost((options.max_cost_usd - (spent.cost_usd or 0)) / left)
+    if options.max_tokens is not None:
+        rules |= stop.tokens((options.max_tokens - (spent.tokens or 0)) // left)
+    return rules
 
 
 def _share(total: float | None, spent: float, left: int) -> float | None:

@@ -53,6 +53,12 @@ SYSTEM = (
     *("/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/vmstat", "/proc/version"),
     *("/proc/filesystems", "/proc/devices", "/proc/modules", "/proc/sys", "/proc/driver"),
 )
+# What finding and trusting a server takes; keys lie beside it.
+ONLINE = (
+    *("/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf", "/etc/services", "/etc/protocols"),
+    *("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ca-certificates", "/etc/pki/ca-trust"),
+    *("/etc/pki/tls/certs", "/etc/pki/tls/cert.pem"),
+)
 DEVICES = ("null", "zero", "full", "random", "urandom")
 GPU_DEVICES = ("nvidia*", "nvidia-caps/*", "nvhost*", "nvmap", "dxg", "dri/*", "kfd")
 
@@ -158,6 +164,21 @@ def confine(
     _drop_capabilities()
     if system.filter:
         _filter_calls(gpu, tcp=left)
+
+
+def confine_online(abi: int, readable: Iterable[Path], writable: Iterable[Path]) -> None:
+    """Restrict the calling process' files, and whom it may signal, and leave it the network: for a
+    program that talks to a server and has nothing to do with kernels. `abi` is Landlock's.
+
+    Left to it are the system's programs and libraries, what name lookup and TLS read, and
+    `readable` paths, to read; `writable` paths, to use. Raises SandboxError.
+    """
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    rules = [(Path(path), READ) for path in (*SYSTEM, *ONLINE, "/proc/self")]
+    rules += [*((path, READ) for path in readable), *((path, ALL) for path in writable)]
+    rules += [(Path("/dev", name), USE) for name in DEVICES]
+    _restrict_files(abi, rules, tcp=True)
+    _drop_capabilities()
 
 
 def leave_namespaces(loopback: bool = False) -> None:

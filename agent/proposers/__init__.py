@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from .command import Command, probe
 from .proposer import Edit, ProposalFailed, Proposer, Situation, Try
 from .settings import Settings
 from .tuner import Tuner
@@ -12,7 +13,15 @@ from .tuner import Tuner
 # Opening raises Refused where a proposer cannot work so.
 PROPOSERS: Mapping[str, Callable[[str, int, Settings], Proposer]] = {
     "tuner": lambda text, seed, settings: Tuner(text, seed),
+    "command": lambda text, seed, settings: Command(settings),
 }
+
+
+def shortcomings(proposer: str, settings: Settings) -> tuple[str, ...]:
+    """What a proposer can do on this system that it should not, in words."""
+    confined = proposer == "command" and settings.sandbox != "off"
+    return probe().lacks if confined else ()
+
 
 __all__ = [
     "PROPOSERS",
@@ -22,4 +31,5 @@ __all__ = [
     "Settings",
     "Situation",
     "Try",
+    "shortcomings",
 ]

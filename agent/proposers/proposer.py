@@ -30,7 +30,7 @@ class Try:
 class Situation:
     """What there is to improve: the incumbent, the report on it with its timings, and what was
     tried on this kernel, oldest first. `failed` says of the proposals since the last try, oldest
-    first, why nothing came of them."""
+    first, why nothing came of them; `reference` is the file that defines the op."""
 
     kernel: str
     op: str
@@ -38,6 +38,7 @@ class Situation:
     report: Report
     history: tuple[Try, ...]
     failed: tuple[str, ...] = ()
+    reference: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..usage import Price
+
+Sandbox = Literal["auto", "require", "off"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Nothing yet."""
+    """`environment` is the user's own, of which an agent gets what its profile names and what
+    `agent_env` names. `limit_s` is for one proposal, `stall_s` for a silence within it."""
+
+    environment: Mapping[str, str]
+    model: str | None = None
+    price: Price | None = None
+    agent: str | None = None
+    agent_command: str | None = None
+    agent_env: tuple[str, ...] = ()
+    agent_read: tuple[Path, ...] = ()
+    sandbox: Sandbox = "auto"
+    limit_s: float = 1800
+    stall_s: float = 600
+
+    @property
+    def names(self) -> list[str]:
+        """Who it is, for the ledger: the agent and its model, as far as they are named."""
+        program = Path(self.agent_command.split()[0]).name if self.agent_command else None
+        return [name for name in (self.agent, program, self.model) if name]

@@ -1,0 +1,120 @@
+"""Options of `autokernel optimize` that say who proposes, and what that may take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .proposers.settings import Sandbox
+from .usage import Price
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90`, `60s`, `10m`, `8h`, `1h30m`."""
+    units = {"h": 3600, "m": 60, "s": 1, "": 1}
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text)
+    total = sum(float(number) * units[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or total <= 0:
+        raise typer.BadParameter(f"expected a duration such as 60s, 10m, 8h or 1h30m, got {text!r}")
+    return total
+
+
+def parse_price(text: str) -> Price:
+    """`3,15`: US dollars for a million tokens read, and written."""
+    if not re.fullmatch(r"\d+(\.\d+)?,\d+(\.\d+)?", text):
+        raise typer.BadParameter(
+            f"expected US dollars for a million tokens read and written, such as 3,15, got {text!r}"
+        )
+    read, written = map(float, text.split(","))
+    return Price(read, written)
+
+
+PANEL = "Coding agents and models"
+
+Agent = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The coding agent of --proposer command: claude, codex, gemini, aider, opencode.",
+        rich_help_panel=PANEL,
+    ),
+]
+AgentCommand = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORDS",
+        help="Another agent's command line, with {prompt} in it; {kernel}, {context}, {home} and "
+        "{model} are replaced too.",
+        rich_help_panel=PANEL,
+    ),
+]
+AgentEnv = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VARIABLE",
+        help="Give the agent this variable too: its key, if it goes by another name.",
+        rich_help_panel=PANEL,
+    ),
+]
+AgentRead = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="PATH",
+        help="Leave the agent this to read, if it does not start without.",
+        rich_help_panel=PANEL,
+    ),
+]
+AgentSandbox = Annotated[
+    Sandbox,
+    typer.Option(
+        help="Keep the agent from your files: as far as this system can, only if it can, or not.",
+        rich_help_panel=PANEL,
+    ),
+]
+AgentLimit = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration,
+        metavar="TIME",
+        help="For one proposal. (default: 30m)",
+        rich_help_panel=PANEL,
+    ),
+]
+AgentStall = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration,
+        metavar="TIME",
+        help="End an agent that says nothing for so long. (default: 10m)",
+        rich_help_panel=PANEL,
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Its model.", rich_help_panel=PANEL)
+]
+PriceOption = Annotated[
+    Price | None,
+    typer.Option(
+        "--price",
+        parser=parse_price,
+        metavar="READ,WRITTEN",
+        help="US dollars for a million tokens, where the agent does not report its cost.",
+        rich_help_panel=PANEL,
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="USD",
+        help="Propose no more once so much is spent, or once it is unknown how much is.",
+        rich_help_panel=PANEL,
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=0, help="The same for tokens, read and written.", rich_help_panel=PANEL),
+]
