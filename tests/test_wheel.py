@@ -93,7 +93,7 @@ def test_two_names_are_installed_and_no_others(wheel: Path) -> None:
 def test_all_that_a_user_needs_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         inside = set(files.namelist())
-    kinds = (".py", ".yaml", ".json", ".typed")
+    kinds = (".py", ".yaml", ".json", ".md", ".typed")
     for top, place in (
         ("pytest_autokernel", "pytest_autokernel"),
         ("agent", "autokernel_agent"),
