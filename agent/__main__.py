@@ -102,6 +102,8 @@ def optimize(
     agent_limit: given.AgentLimit = None,
     agent_stall: given.AgentStall = None,
     model: given.Model = None,
+    base_url: given.BaseUrl = None,
+    key_env: given.KeyEnv = Settings.key_env,
     price: given.PriceOption = None,
     max_cost: given.MaxCost = None,
     max_tokens: given.MaxTokens = None,
@@ -120,6 +122,8 @@ def optimize(
         settings=Settings(
             environment=os.environ,
             model=model,
+            base_url=base_url,
+            key_env=key_env,
             price=price,
             agent=agent,
             agent_command=agent_command,

@@ -19,7 +19,7 @@ from .proposers.program import reference_text
 from .records import Closing, Experiment, Proposal, commit_message
 from .report import Judgement, Report, judge_candidate, judge_starter, promising
 from .stop import Progress, Stop
-from .usage import NOTHING, Usage
+from .usage import Usage
 
 
 class Display(Protocol):
@@ -58,23 +58,23 @@ class Loop:
     def run(self, stop: Stop) -> str:
         """Experiment until `stop` or the proposer ends it. Returns why it ended."""
         watch, durations = Watch(), list[float]()
-        failed, usage = tuple[str, ...](), NOTHING
+        failed, usages = tuple[str, ...](), tuple[Usage, ...]()
         proposer, history = self._taken_up()
         while True:
             mean_s = statistics.fmean(durations) if durations else 0.0
-            if why := stop.why(Progress(len(durations), watch.seconds, mean_s, failed, usage)):
+            if why := stop.why(Progress(len(durations), watch.seconds, mean_s, failed, usages)):
                 return why
             turn = Watch()
             try:
                 edit = self._ask(proposer, history)
             except ProposalFailed as failure:
-                usage += self._note(turn, str(failure), failure.usage)
+                usages += (self._note(turn, str(failure), failure.usage),)
                 failed += (str(failure),)
                 continue
             if edit is None:
                 return "nothing is left to try"
             if edit.usage:
-                usage += self._note(turn, None, edit.usage)
+                usages += (self._note(turn, None, edit.usage),)
             history.append(self._tried(self._try(edit)))
             proposer.tell(history[-1])
             failed = ()

@@ -95,6 +95,20 @@ AgentStall = Annotated[
 Model = Annotated[
     str | None, typer.Option(metavar="NAME", help="Its model.", rich_help_panel=PANEL)
 ]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The endpoint of --proposer llm. (default: OPENAI_BASE_URL, else OpenAI's)",
+        rich_help_panel=PANEL,
+    ),
+]
+KeyEnv = Annotated[
+    str,
+    typer.Option(
+        metavar="VARIABLE", help="Where the key of --proposer llm is.", rich_help_panel=PANEL
+    ),
+]
 PriceOption = Annotated[
     Price | None,
     typer.Option(

@@ -22,7 +22,7 @@ from .loop import Loop
 from .proposers import Settings, shortcomings
 from .repository import Repository
 from .tables import closing_line, kept_table, proposals_line
-from .usage import Usage, total
+from .usage import Usage, reckoned
 
 PATIENCE = 5  # proposals in a row that come to nothing
 
@@ -87,7 +87,7 @@ def _work(
             rules = stop.never() if budget_s is None else stop.seconds(budget_s)
             rules |= stop.never() if most is None else stop.experiments(math.ceil(most))
             rules |= stop.failures(PATIENCE)
-            rules |= _spending(options, total(p.usage for p in ledger.proposals[paid:]), left)
+            rules |= _spending(options, [p.usage for p in ledger.proposals[paid:]], left)
             display = ConsoleDisplay(console, ledger.of(kernel), budget_s)
             judge = PytestJudge(worktree, kernel, scratch)
             who, settings = options.proposer, options.settings
@@ -102,14 +102,15 @@ def _work(
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _spending(options: Options, spent: Usage, left: int) -> stop.Stop:
-    """What the kernels before this one left of the limits. What they took is known, or they
-    ended the run for that."""
+def _spending(options: Options, usages: Sequence[Usage], left: int) -> stop.Stop:
+    """What the kernels before this one left of the limits."""
     rules = stop.never()
     if options.max_cost_usd is not None:
-        rules |= stop.cost((options.max_cost_usd - (spent.cost_usd or 0)) / left)
+        cost_usd = reckoned(usage.cost_usd for usage in usages) or 0
+        rules |= stop.cost((options.max_cost_usd - cost_usd) / left)
     if options.max_tokens is not None:
-        rules |= stop.tokens((options.max_tokens - (spent.tokens or 0)) // left)
+        tokens = reckoned(usage.tokens for usage in usages) or 0
+        rules |= stop.tokens((options.max_tokens - tokens) // left)
     return rules
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .usage import NOTHING, Usage
+from .usage import Usage, reckoned
 
 
 @dataclass(frozen=True)
 class Progress:
     """What a rule may look at, of this run on one kernel: the experiments finished, the
     seconds since it began, what an experiment has taken on average, why the proposals since the
-    last experiment came to nothing, and what all of them took."""
+    last experiment came to nothing, and what each of all took."""
 
     experiments: int = 0
     elapsed_s: float = 0.0
     mean_s: float = 0.0
     failed: tuple[str, ...] = ()
-    usage: Usage = NOTHING
+    usages: tuple[Usage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,11 @@ def failures(most: int) -> Stop:
 
 
 def cost(most_usd: float) -> Stop:
-    """Stop before the next proposal once so much is spent, or once nobody says how much is."""
+    """Stop before the next proposal once so much is spent, or if nobody says how much is. A
+    proposal that was ended in its middle says nothing, and counts as the dearest."""
 
     def why(progress: Progress) -> str | None:
-        spent = progress.usage.cost_usd
+        spent = reckoned(usage.cost_usd for usage in progress.usages)
         if spent is None:
             return "what it costs is not known, so --max-cost cannot hold: give --price too"
         return f"${spent:.4g} of ${most_usd:.4g} are spent" if spent >= most_usd else None
@@ -83,7 +84,7 @@ def tokens(most: int) -> Stop:
     """The same for tokens, read and written together."""
 
     def why(progress: Progress) -> str | None:
-        spent = progress.usage.tokens
+        spent = reckoned(usage.tokens for usage in progress.usages)
         if spent is None:
             return "the proposer does not say what tokens it took, so --max-tokens cannot hold"
         return f"{spent:,} of {most:,} tokens are spent" if spent >= most else None

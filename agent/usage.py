@@ -51,6 +51,16 @@ class Price:
         return Usage(usage.input_tokens, usage.output_tokens, (read + written) / 1e6)
 
 
+def reckoned(parts: Iterable[Number | None]) -> Number | None:
+    """The sum for a limit to hold: what is not known counts as the largest part that is. None
+    where nothing is known."""
+    parts = list(parts)
+    known = [part for part in parts if part is not None]
+    if parts and not known:
+        return None
+    return sum(known) + (len(parts) - len(known)) * max(known, default=0)
+
+
 def total(usages: Iterable[Usage]) -> Usage:
     """Unknown as soon as one part of it is."""
     return sum(usages, NOTHING)

@@ -161,6 +161,10 @@ class TestWhatProposalsTake:
         assert run.why == words
         assert len(run.proposer.situations) == 2
 
+    def test_one_that_is_not_known_counts_as_the_dearest(self, play: Callable[..., Run]) -> None:
+        known = Edit(FASTER, "a", Usage(50, 50, 0.5))
+        assert play(known, ProposalFailed("hung"), known, stop=cost(1.0)).why.startswith("$1 of $1")
+
     @pytest.mark.parametrize("stop", [cost(1.0), tokens(200)])
     def test_a_limit_on_what_nobody_reports_ends_the_run(
         self, play: Callable[..., Run], stop: Stop

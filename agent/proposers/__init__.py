@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .command import Command, probe
+from .llm import Llm
 from .proposer import Edit, ProposalFailed, Proposer, Situation, Try
 from .settings import Settings
 from .tuner import Tuner
@@ -14,6 +15,7 @@ from .tuner import Tuner
 PROPOSERS: Mapping[str, Callable[[str, int, Settings], Proposer]] = {
     "tuner": lambda text, seed, settings: Tuner(text, seed),
     "command": lambda text, seed, settings: Command(settings),
+    "llm": lambda text, seed, settings: Llm(settings),
 }
 
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Refused
-from ..records import one_line
 from ..usage import Usage
 from . import watched
 from .agents import AGENTS, Agent, plain
 from .briefing import situation_text
+from .hygiene import Secrets
 from .installation import installation
 from .program import program_text
 from .proposer import Edit, ProposalFailed, Situation, Try
@@ -40,7 +40,6 @@ End with one line of at most twelve words that says what you changed.\
 """
 CONTEXT = "context"
 WORDS_KEPT = 4_000
-SHORTEST_SECRET = 8  # what is shorter, such as a flag, is found everywhere
 
 
 class Command:
@@ -50,6 +49,7 @@ class Command:
         self._settings = settings
         self._agent = _chosen(settings)
         self._variables = _variables(self._agent, settings)
+        self._secrets = Secrets(self._variables)
         path = settings.environment.get("PATH", os.defpath)
         found = shutil.which(self._agent.argv[0], path=path)
         if found is None:
@@ -80,13 +80,12 @@ class Command:
         try:
             text = work.edited()
         except Unusable as error:
-            words = self._clean(ending.last_words)
+            words = self._secrets.clean(ending.last_words)
             last = f"; its last words: {words}" if words else ""
             raise ProposalFailed(f"{error}; {ending.how}{last}", usage) from error
-        for name, value in self._variables.items():
-            if len(value) >= SHORTEST_SECRET and value in text:
-                raise ProposalFailed(f"the kernel file holds the value of {name}", usage)
-        said = self._clean(heard.last_line)
+        if name := self._secrets.found_in(text):
+            raise ProposalFailed(f"the kernel file holds the value of {name}", usage)
+        said = self._secrets.clean(heard.last_line)
         return Edit(text, said or _size(situation.text, text), usage)
 
     def _order(self, work: Workspace, home: Path) -> watched.Program:
@@ -115,14 +114,6 @@ class Command:
 
     def _priced(self, usage: Usage) -> Usage:
         return self._settings.price.of(usage) if self._settings.price else usage
-
-    def _clean(self, words: str) -> str:
-        """Words of a stranger, as they may be shown and kept: no secret, nothing for a terminal."""
-        for value in self._variables.values():
-            if len(value) >= SHORTEST_SECRET:
-                words = words.replace(value, "***")
-        printable = "".join(c if c.isprintable() else " " for c in words)
-        return one_line(printable)[:200]
 
 
 class Heard:

@@ -15,10 +15,13 @@ Sandbox = Literal["auto", "require", "off"]
 @dataclass(frozen=True)
 class Settings:
     """`environment` is the user's own, of which an agent gets what its profile names and what
-    `agent_env` names. `limit_s` is for one proposal, `stall_s` for a silence within it."""
+    `agent_env` names, and a model's endpoint what `key_env` names. `limit_s` is for one
+    proposal, `stall_s` for a silence within it."""
 
     environment: Mapping[str, str]
     model: str | None = None
+    base_url: str | None = None
+    key_env: str = "OPENAI_API_KEY"
     price: Price | None = None
     agent: str | None = None
     agent_command: str | None = None
