@@ -21,6 +21,7 @@ from .errors import JudgeFailed, Refused
 from .ledger import HOME, Ledger
 from .options import parse_duration
 from .proposers import PROPOSERS, Settings
+from .proposers import secrets as keys_of
 from .records import Experiment
 from .repository import Repository
 from .tables import details, experiments_table
@@ -112,6 +113,22 @@ def optimize(
 
     Started again with the same tag, it goes on where it ended.
     """
+    settings = Settings(
+        environment=dict(os.environ),
+        model=model,
+        base_url=base_url,
+        key_env=key_env,
+        price=price,
+        agent=agent,
+        agent_command=agent_command,
+        agent_env=tuple(agent_env or ()),
+        agent_read=tuple(agent_read or ()),
+        sandbox=agent_sandbox,
+        limit_s=agent_limit or Settings.limit_s,
+        stall_s=agent_stall or Settings.stall_s,
+    )
+    for name in keys_of(settings):
+        os.environ.pop(name, None)  # all that is started from here on inherits it
     options = session.Options(
         files=tuple(kernels),
         tag=tag or default_tag(kernels[0]),
@@ -119,20 +136,7 @@ def optimize(
         experiments=experiments,
         seed=secrets.randbits(32) if seed is None else seed,
         proposer=proposer,
-        settings=Settings(
-            environment=os.environ,
-            model=model,
-            base_url=base_url,
-            key_env=key_env,
-            price=price,
-            agent=agent,
-            agent_command=agent_command,
-            agent_env=tuple(agent_env or ()),
-            agent_read=tuple(agent_read or ()),
-            sandbox=agent_sandbox,
-            limit_s=agent_limit or Settings.limit_s,
-            stall_s=agent_stall or Settings.stall_s,
-        ),
+        settings=settings,
         max_cost_usd=max_cost,
         max_tokens=max_tokens,
     )

@@ -149,7 +149,8 @@ def main(argv: list[str]) -> None:
     options = dict(itertools.pairwise(argv))
     log = Path(os.environ["FAKE_LOG"])
     with log.open("a") as file:
-        file.write(json.dumps({"argv": argv, "cwd": str(Path.cwd()), "pid": os.getpid()}) + "\n")
+        call = {"argv": argv, "cwd": str(Path.cwd()), "pid": os.getpid()}
+        file.write(json.dumps({**call, "variables": sorted(os.environ)}) + "\n")
     misbehave(os.environ.get("FAKE", ""), len(log.read_text().splitlines()))
     file_of = options.get("--autokernel-baseline")
     found = report(

@@ -406,6 +406,18 @@ class TestTheCommandLine:
         assert "proposer: command agent" in git(repo, "log", "-1", "--format=%b", "autokernel/t")
         assert state(repo) == before
 
+    def test_the_judge_is_not_given_the_keys(self, tmp_path: Path, repo: Path) -> None:
+        cli, agent = Cli(repo, tmp_path), program(tmp_path / "bin")
+        words = f"{agent} surroundings {{kernel}} {{prompt}}"
+        more = ("--proposer", "command", "--agent-command", words, "--agent-env", "MY_KEY")
+        keys = {"MY_KEY": "k", "OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
+        done = cli("optimize", PATH, "--tag", "t", "--experiments", "1", *more, **keys)
+        assert done.returncode == 0, done.stderr
+        assert '"MY_KEY": "k"' in git(repo, "show", f"refs/autokernel/t/1:{PATH}")
+        calls = [json.loads(line) for line in cli.log.read_text().splitlines()]
+        assert len(calls) == 2
+        assert not any(set(keys) & set(call["variables"]) for call in calls)
+
     def test_a_run_ends_when_nothing_comes_any_more(self, tmp_path: Path, repo: Path) -> None:
         cli, agent = Cli(repo, tmp_path), program(tmp_path / "bin")
         words = f"{agent} nothing {{kernel}} {{prompt}}"

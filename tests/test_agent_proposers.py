@@ -211,6 +211,25 @@ class TestTuner:
         assert edit is not None
         assert edit.description.count("->") == 1
 
+    @given(seed=st.integers(), stop=st.integers(0, 5))
+    def test_it_goes_on_from_what_others_kept_and_passes_over_the_rest(
+        self, seed: int, stop: int
+    ) -> None:
+        theirs = KERNEL.replace("return x", "return 1 * x").replace("[1, 2, 4]", "[1, 2]")
+        tuner = Tuner(KERNEL, seed)
+        for other in ("KERNEL_TYPE = 1", "x = (", KERNEL.replace('"width": 1', '"width": 3')):
+            tell(tuner, other, False, 1.5)
+        for _ in range(stop):
+            edit = ask(tuner)
+            assert edit is not None
+            tell(tuner, edit.text, False, 0.9)
+        tell(tuner, theirs, True, 1.5)
+        assert asked(tuner) == asked(Tuner(theirs, seed))
+
+    def test_it_has_nothing_to_go_on_from_without_a_space(self) -> None:
+        with pytest.raises(Refused, match="the tuner needs a dictionary literal CONFIG"):
+            tell(Tuner(KERNEL, seed=1), "KERNEL_TYPE = 'softmax'", True, 1.5)
+
     @pytest.mark.parametrize("text", ["SPACE = {'a': [1]}", "CONFIG = {'a': 1}", "CONFIG = [1]"])
     def test_a_kernel_without_a_space_is_refused_with_what_to_add(self, text: str) -> None:
         with pytest.raises(Refused, match="the tuner needs a dictionary literal"):

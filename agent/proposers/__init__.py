@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from .agents import AGENTS
 from .command import Command, probe
 from .llm import Llm
 from .proposer import Edit, ProposalFailed, Proposer, Situation, Try
@@ -25,6 +26,12 @@ def shortcomings(proposer: str, settings: Settings) -> tuple[str, ...]:
     return probe().lacks if confined else ()
 
 
+def secrets(settings: Settings) -> frozenset[str]:
+    """The variables that are for proposers alone: neither judge nor kernel is to have them."""
+    keys = (key for agent in AGENTS.values() for key in agent.keys)
+    return frozenset((settings.key_env, *settings.agent_env, *keys))
+
+
 __all__ = [
     "PROPOSERS",
     "Edit",
@@ -33,5 +40,6 @@ __all__ = [
     "Settings",
     "Situation",
     "Try",
+    "secrets",
     "shortcomings",
 ]

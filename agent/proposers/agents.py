@@ -113,6 +113,8 @@ def plain(line: str) -> Said:
     return Said(words="\n" + line)
 
 
+# A rule that denies a tool whatever its arguments takes the tool away, so that no other rule can
+# allow it; a pattern with a group in it matches nothing.
 GEMINI_POLICY = """\
 [[rule]]
 toolName = ["run_shell_command", "web_fetch", "google_web_search", "invoke_agent"]
@@ -121,12 +123,13 @@ priority = 200
 
 [[rule]]
 toolName = ["write_file", "replace"]
+argsPattern = '"file_path"'
 decision = "deny"
 priority = 200
 
 [[rule]]
 toolName = ["write_file", "replace"]
-argsPattern = '"file_path":"([^"]*/)?{kernel}"'
+argsPattern = '"file_path":"[^"]*{kernel}"'
 decision = "allow"
 priority = 300
 """

@@ -34,5 +34,5 @@ class Settings:
     @property
     def names(self) -> list[str]:
         """Who it is, for the ledger: the agent and its model, as far as they are named."""
-        program = Path(self.agent_command.split()[0]).name if self.agent_command else None
-        return [name for name in (self.agent, program, self.model) if name]
+        program = [Path(word).name for word in (self.agent_command or "").split()[:1]]
+        return [name for name in (self.agent, *program, self.model) if name]

@@ -50,6 +50,13 @@ class Space:
     def point(self, config: Mapping[str, Any]) -> Point:
         return tuple(_index(values, config[name]) for name, values in self.axes.items())
 
+    def has(self, config: Mapping[str, Any]) -> bool:
+        """Whether the values of a configuration are all on the axes."""
+        return all(
+            name in config and any(_same(value, config[name]) for value in values)
+            for name, values in self.axes.items()
+        )
+
     def ordered(self, axis: int) -> bool:
         """Whether an axis' values have an order: numbers have one, names and flags have none."""
         values = list(self.axes.values())[axis]
@@ -69,15 +76,19 @@ def moved(point: Point, axis: int, index: int) -> Point:
 
 
 def _index(values: tuple[Any, ...], value: Any) -> int:
+    return next(index for index, known in enumerate(values) if _same(known, value))
+
+
+def _same(one: Any, other: Any) -> bool:
     """`True == 1`, but they are different configurations: compare the types too."""
-    return next(i for i, v in enumerate(values) if v == value and type(v) is type(value))
+    return bool(one == other and type(one) is type(other))
 
 
 def _check(axes: Mapping[str, tuple[Any, ...]], config: Mapping[str, Any]) -> None:
     for name, values in axes.items():
         if name not in config:
             raise Refused(f"SPACE has the axis {name!r}, CONFIG does not: add its present value")
-        if not any(v == config[name] and type(v) is type(config[name]) for v in values):
+        if not any(_same(value, config[name]) for value in values):
             raise Refused(
                 f"CONFIG[{name!r}]={config[name]!r} is not in SPACE[{name!r}]={list(values)}"
             )

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..errors import Refused
 from .literals import literal, rewrite
 from .proposer import Edit, Situation, Try
 from .search import Search
-from .space import Space
+from .space import Point, Space
 
 
 class Tuner:
     """An iterated local search over the configurations that the kernel file itself declares."""
 
     def __init__(self, text: str, seed: int) -> None:
+        self._seed = seed
+        self._open(text)
+
+    def ask(self, situation: Situation) -> Edit | None:
+        point = self._search.ask()
+        if point is None:
+            return None
+        old, new = literal(self._text, "CONFIG"), self._space.values(point)
+        changes = _changes(old, new)
+        description = ", ".join(f"{name} {old[name]} -> {value}" for name, value in changes.items())
+        return Edit(rewrite(self._text, "CONFIG", changes), description)
+
+    def tell(self, tried: Try) -> None:
+        """An edit that is none of the tuner's own, in a tag on which others work too, is where to
+        go on from if it was kept, and says nothing of the space if not."""
+        point = self._point_of(tried.text)
+        if point is not None:
+            speedup = tried.speedup.ratio if tried.verdict == "PASS" and tried.speedup else None
+            self._search.tell(point, tried.kept, speedup)
+        if tried.kept and point is not None:
+            self._text = tried.text
+        elif tried.kept:
+            self._open(tried.text)
+
+    def _open(self, text: str) -> None:
         config, declared = literal(text, "CONFIG"), literal(text, "SPACE")
         for name, value in (("CONFIG", config), ("SPACE", declared)):
             if not isinstance(value, dict):
@@ -21,21 +49,21 @@ class Tuner:
                     f"{value!r}: declare CONFIG = {{...}} and SPACE = {{axis: [values], ...}}"
                 )
         self._space = Space.of(declared, config)
-        self._search = Search(self._space, self._space.point(config), seed)
+        self._search = Search(self._space, self._space.point(config), self._seed)
         self._text = text
 
-    def ask(self, situation: Situation) -> Edit | None:
-        point = self._search.ask()
-        if point is None:
+    def _point_of(self, text: str) -> Point | None:
+        """The point of the space that a text is, None if it differs in more than that."""
+        try:
+            config = literal(text, "CONFIG")
+        except Refused:
             return None
-        old, new = literal(self._text, "CONFIG"), self._space.values(point)
-        changes = {name: value for name, value in new.items() if repr(value) != repr(old[name])}
-        description = ", ".join(f"{name} {old[name]} -> {value}" for name, value in changes.items())
-        return Edit(rewrite(self._text, "CONFIG", changes), description)
+        if not isinstance(config, dict) or not self._space.has(config):
+            return None
+        point = self._space.point(config)
+        changes = _changes(literal(self._text, "CONFIG"), self._space.values(point))
+        return point if rewrite(self._text, "CONFIG", changes) == text else None
 
-    def tell(self, tried: Try) -> None:
-        speedup = tried.speedup.ratio if tried.verdict == "PASS" and tried.speedup else None
-        point = self._space.point(literal(tried.text, "CONFIG"))
-        self._search.tell(point, tried.kept, speedup)
-        if tried.kept:
-            self._text = tried.text
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in new.items() if repr(value) != repr(old[name])}
