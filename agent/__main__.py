@@ -1,26 +1,29 @@
-"""The command line: `autokernel optimize`, `autokernel log`, `autokernel show`."""
+"""The command line: `autokernel optimize`, `autokernel status`, `log` and `show`."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.syntax import Syntax
+from rich.text import Text
 
-from . import session
+from . import session, stop
 from .errors import JudgeFailed, Refused
 from .ledger import HOME, Ledger
 from .proposers import PROPOSERS
 from .records import Experiment
 from .repository import Repository
-from .tables import details, experiments_table
+from .tables import details, experiments_table, status_table, whole_line
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -73,8 +76,11 @@ Tag = Annotated[str | None, typer.Option(help="Which work to show. (default: the
 @app.command()
 def optimize(
     kernels: Annotated[
-        list[Path], typer.Argument(metavar="KERNEL_FILE...", help="Committed kernel files.")
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="KERNEL_FILE...", help="Committed kernel files. (default: the plan's)"
+        ),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -101,21 +107,55 @@ def optimize(
     proposer: Annotated[
         str, typer.Option(parser=parse_proposer, metavar="NAME", help="Who proposes edits.")
     ] = "tuner",
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The kernels' shares of the run time, as YAML or JSON."),
+    ] = None,
+    move_on: Annotated[
+        str, typer.Option(metavar="RULES", help="When to leave one of several kernels for another.")
+    ] = stop.MOVE_ON,
 ) -> None:
     """Experiment on kernels; keep what is right and provably faster, as commits on a branch.
 
     Started again with the same tag, it goes on where it ended.
     """
+    named = kernels or ([plan] if plan else [])
+    if not named:
+        raise typer.BadParameter("expected kernel files, or --plan FILE, got neither")
     options = session.Options(
-        files=tuple(kernels),
-        tag=tag or default_tag(kernels[0]),
+        files=tuple(kernels or ()),
+        tag=tag or default_tag(named[0]),
         budget_s=budget,
         experiments=experiments,
         seed=secrets.randbits(32) if seed is None else seed,
         proposer=proposer,
+        plan=plan,
+        move_on=move_on,
     )
     with _told():
         session.optimize(options, _console())
+
+
+@app.command()
+def status(
+    tag: Tag = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
+) -> None:
+    """Show where each kernel of a tag stands, and what the whole has gained."""
+    with _told(), _ledger(tag) as ledger:
+        console = _console()
+        if not watch:
+            console.print(_status(ledger))
+            return
+        with Live(_status(ledger), console=console, refresh_per_second=1) as live:
+            while True:
+                time.sleep(2)
+                live.update(_status(Ledger(ledger.repository, ledger.tag)))
+
+
+def _status(ledger: Ledger) -> Group:
+    standings = ledger.standings
+    return Group(status_table(standings), Text(whole_line(standings)))
 
 
 @app.command()

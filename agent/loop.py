@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from . import schedule
 from .errors import Refused
 from .judge import Judge
 from .ledger import Ledger
@@ -49,17 +50,26 @@ class Loop:
         """Experiment until `stop` or the proposer ends it. Returns why it ended."""
         watch = Watch()
         proposer = self._taken_up()
-        durations: list[float] = []
+        done: list[Experiment] = []
         while True:
-            mean_s = statistics.fmean(durations) if durations else 0.0
-            if why := stop.why(Progress(len(durations), watch.seconds, mean_s)):
+            if why := stop.why(self._progress(done, watch.seconds)):
                 return why
             edit = proposer.ask()
             if edit is None:
                 return "nothing is left to try"
             experiment = self._try(edit)
             self._tell(proposer, experiment)
-            durations.append(experiment.seconds)
+            done.append(experiment)
+
+    def _progress(self, done: Sequence[Experiment], elapsed_s: float) -> Progress:
+        return Progress(
+            experiments=len(done),
+            elapsed_s=elapsed_s,
+            mean_s=statistics.fmean(e.seconds for e in done) if done else 0.0,
+            reverts=schedule.reverts(done),
+            gained=schedule.gained(done),
+            pct_roof=schedule.pct_roof(self.ledger.of(self.kernel)),
+        )
 
     def close(self) -> Closing | None:
         """Measure the incumbent against the starter, both afresh; None if nothing was kept."""
@@ -87,14 +97,12 @@ class Loop:
         return closing
 
     def _taken_up(self) -> Proposer:
-        """The proposer, told of all that was tried before. The starter is measured first."""
-        past = self.ledger.of(self.kernel)
-        starter = self._text(past[0].commit if past else self.base)
-        proposer = PROPOSERS[self.proposer](starter, self.seed)
-        for experiment in past[1:]:
+        """The proposer, told of all that was tried before."""
+        self.start()
+        starter, *past = self.ledger.of(self.kernel)
+        proposer = PROPOSERS[self.proposer](self._text(starter.commit), self.seed)
+        for experiment in past:
             self._tell(proposer, experiment)
-        if not past:
-            self._measure_starter(starter)
         return proposer
 
     def _tell(self, proposer: Proposer, experiment: Experiment) -> None:
@@ -102,8 +110,13 @@ class Loop:
         speedup = experiment.speedup.ratio if right and experiment.speedup else None
         proposer.tell(self._text(experiment.commit), experiment.kept, speedup)
 
-    def _measure_starter(self, text: str) -> None:
-        watch = Watch()
+    def start(self) -> None:
+        """Measure the kernel as it was found, unless that was done before. Raises Refused for one
+        that cannot be worked on."""
+        if self.ledger.of(self.kernel):
+            return
+        watch, text = Watch(), self._text(self.base)
+        PROPOSERS[self.proposer](text, self.seed)  # refuses what it cannot edit
         self.display.trying(self._next, "starter")
         report = self.judge.compare(text, None, judge_seed(self.seed, self._next))
         if report.verdict != "PASS":

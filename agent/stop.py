@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from .errors import Refused
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a rule may look at, of this run on one kernel: the experiments finished, the
-    seconds since it began, and what an experiment has taken on average."""
+    """What a rule may look at, of this visit to one kernel: the experiments finished, the
+    seconds since it began, what an experiment has taken on average, how many in a row were not
+    kept, how much faster the kernel has become, and percent of its roof."""
 
     experiments: int = 0
     elapsed_s: float = 0.0
     mean_s: float = 0.0
+    reverts: int = 0
+    gained: float = 1.0
+    pct_roof: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,5 +54,45 @@ def seconds(budget_s: float) -> Stop:
     return Stop(why)
 
 
-def minutes(budget: float) -> Stop:
-    return seconds(60 * budget)
+def minutes(most: float) -> Stop:
+    """On one kernel: its own clock, which ends no experiment that has begun."""
+    return Stop(lambda p: f"{most:g} minutes are over" if p.elapsed_s >= 60 * most else None)
+
+
+def plateau(most: float) -> Stop:
+    return Stop(lambda p: f"{p.reverts} in a row were not kept" if p.reverts >= most else None)
+
+
+def near_peak(share: float) -> Stop:
+    def why(progress: Progress) -> str | None:
+        pct = progress.pct_roof
+        near = pct is not None and pct >= 100 * share
+        return f"it is at {pct:.0f} % of its roof" if near else None
+
+    return Stop(why)
+
+
+def speedup(enough: float) -> Stop:
+    return Stop(lambda p: f"it is {p.gained:.2f}x as fast" if p.gained >= enough else None)
+
+
+RULES: dict[str, Callable[[float], Stop]] = {
+    "plateau": plateau,
+    "near_peak": near_peak,
+    "minutes": minutes,
+    "speedup": speedup,
+}
+MOVE_ON = "plateau(5) | near_peak(0.9) | minutes(120) | speedup(2.0)"
+
+
+def parse(text: str) -> Stop:
+    """Rules as they are written: `plateau(5) | minutes(120)`. Raises Refused."""
+    found = never()
+    for part in text.split("|"):
+        match = re.fullmatch(r"\s*(\w+)\((\d+(?:\.\d+)?)\)\s*", part)
+        if match is None or match[1] not in RULES:
+            raise Refused(
+                f"expected rules such as {MOVE_ON!r}, of {', '.join(RULES)}, got {part.strip()!r}"
+            )
+        found |= RULES[match[1]](float(match[2]))
+    return found

@@ -80,12 +80,48 @@ class TestOptimize:
         assert cli(*words).returncode == 0
 
     def test_several_kernels_share_the_experiments(self, cli: Cli, repo: Path) -> None:
-        done = cli("optimize", PATH, "kernels/reduce.py", "--experiments", "5", "--tag", "both")
+        limits = ("--experiments", "6", "--move-on", "plateau(1)")
+        done = cli("optimize", PATH, "kernels/reduce.py", *limits, "--tag", "both")
         assert done.returncode == 0
-        assert "kernels/softmax.py: 3 experiments done" in done.stdout
-        assert "kernels/reduce.py: 2 experiments done" in done.stdout
+        assert "kernels/softmax.py: may yet save 15.0% of the time" in done.stdout
+        assert "1 in a row were not kept" in done.stdout
         assert done.stdout.count("total: 2.000x") == 2
         assert len(git(repo, "log", "--oneline", "main..autokernel/both").splitlines()) == 2
+        assert cli("log").stdout.count("kernels/") == 8
+
+    def test_a_plan_says_which_kernel_comes_first_and_what_the_whole_gains(
+        self, cli: Cli, repo: Path
+    ) -> None:
+        plan = repo / "plan.yaml"
+        plan.write_text(
+            "kernels:\n- {kernel: kernels/softmax.py, share: 0.1}\n"
+            "- {kernel: kernels/reduce.py, share: 0.4}\n"
+        )
+        done = cli("optimize", "--plan", "plan.yaml", "--experiments", "1", "--tag", "model")
+        assert done.returncode == 0, done.stderr
+        assert "kernels/reduce.py: may yet save 12.0% of the time" in done.stdout
+        rows = [line.split() for line in cli("status").stdout.splitlines()]
+        assert [row[0] for row in rows[1:3]] == ["kernels/reduce.py", "kernels/softmax.py"]
+        assert rows[1][1:5] == ["40.0%", "1", "1", "2.000x"]
+        assert rows[2][1:5] == ["10.0%", "0", "0", "1.000x"]
+        assert "the whole, of which these are 50%: 1.250x" in cli("status").stdout
+
+    @pytest.mark.parametrize(
+        ("plan", "words"),
+        [
+            ("kernels: []", "expected shares"),
+            ("kernels: [{kernel: kernels/softmax.py, share: 1.5}]", "softmax.py: 1.5"),
+            ("a: 1", "expected `kernels:`"),
+            ("kernels: [{kernel: kernels/nope.py, share: 0.5}]", "kernels/nope.py"),
+        ],
+    )
+    def test_a_plan_that_is_none_is_refused(
+        self, cli: Cli, repo: Path, plan: str, words: str
+    ) -> None:
+        (repo / "plan.yaml").write_text(plan)
+        done = cli("optimize", "--plan", "plan.yaml")
+        assert done.returncode == 2
+        assert words in done.stderr
 
     def test_a_kernel_named_twice_is_worked_on_once(self, cli: Cli) -> None:
         done = cli("optimize", PATH, f"./{PATH}", "--experiments", "2")
