@@ -1,4 +1,4 @@
-"""The command line: `autokernel optimize`, `autokernel status`, `log` and `show`."""
+"""The command line: `autokernel optimize`, `status`, `log`, `show` and `replay`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from git.exc import GitCommandError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.syntax import Syntax
 from rich.text import Text
 
 from . import session, stop
-from .errors import JudgeFailed, Refused
+from .errors import JudgeFailed, Refused, is_full_disk
 from .ledger import HOME, Ledger
 from .proposers import PROPOSERS
 from .records import Experiment
 from .repository import Repository
-from .tables import details, experiments_table, status_table, whole_line
+from .tables import details, experiments_table, replay_table, status_table, whole_line
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -181,6 +182,19 @@ def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = Non
             )
 
 
+@app.command()
+def replay(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = None) -> None:
+    """Judge an experiment again, on the inputs that it was judged on then."""
+    with _told(), _ledger(tag) as ledger:
+        found = _find(ledger, experiment)
+        now = session.replay(ledger, found)
+        console = _console()
+        console.print(replay_table(found, now))
+        if (now.verdict, now.decision) != (found.verdict, found.decision):
+            console.print(f"not what it was: {now.reason or 'another decision on its speed'}")
+            raise typer.Exit(1)
+
+
 def main() -> None:
     app()
 
@@ -205,6 +219,15 @@ def _told() -> Iterator[None]:
     except JudgeFailed as error:
         typer.echo(
             f"autokernel: the judge itself failed, twice; this says nothing of the kernel: {error}",
+            err=True,
+        )
+        raise typer.Exit(1) from error
+    except (OSError, GitCommandError) as error:
+        if not is_full_disk(error):
+            raise
+        typer.echo(
+            "autokernel: the disk is full; nothing that was recorded is lost: make room, then "
+            "start the same command again to go on",
             err=True,
         )
         raise typer.Exit(1) from error

@@ -18,6 +18,8 @@ from .errors import JudgeFailed, Refused
 from .judge import PytestJudge
 from .ledger import Ledger, open_ledger
 from .loop import Loop
+from .records import Experiment
+from .report import Judgement, judge_candidate, judge_starter, promising
 from .repository import Repository
 from .tables import closing_line, kept_table
 
@@ -156,6 +158,23 @@ class _Limits:
 
 def _tried(ledger: Ledger) -> int:
     return sum(not experiment.starter for experiment in ledger.experiments)
+
+
+def replay(ledger: Ledger, then: Experiment) -> Judgement:
+    """Judge an experiment's text once more, with its seed, against the one it was compared with."""
+    repository, folder = ledger.repository, ledger.folder / f"replay-{then.experiment}"
+    text = repository.text(then.commit, then.kernel)
+    base = None if then.starter else repository.text(then.parent, then.kernel)
+    try:
+        with repository.worktree(folder / "worktree", then.commit) as worktree:
+            judge = PytestJudge(worktree, then.kernel, folder / "scratch")
+            quick = judge.compare(text, base, then.seed)
+            if then.starter:
+                return judge_starter(quick)
+            full = judge.verify(text, then.seed) if promising(quick) else None
+            return judge_candidate(quick, full)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _summarise(kernels: Sequence[str], ledger: Ledger, console: Console) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from . import schedule
 from .display import STYLES, short, word
 from .records import Closing, Experiment
-from .report import Report, Timing, ratio
+from .report import Judgement, Report, Timing, ratio
 from .schedule import Standing
 
 
@@ -30,6 +30,15 @@ def kept_table(kept: Sequence[Experiment]) -> Table:
     table = _table("experiment", "kept change", "speedup over previous")
     for e in kept:
         table.add_row(str(e.experiment), Text(e.description), str(e.speedup))
+    return table
+
+
+def replay_table(then: Experiment, now: Judgement) -> Table:
+    """An experiment as it was judged, and as it is judged again."""
+    table = _table("", "verdict", "decision", "speedup over previous")
+    for when, found in (("then", then), ("now", now)):
+        decision, speedup = found.decision or "starter", found.speedup
+        table.add_row(when, found.verdict, decision, str(speedup) if speedup else "")
     return table
 
 

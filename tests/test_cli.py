@@ -6,19 +6,25 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import typer
 from autokernel_agent.__main__ import app, default_tag, parse_duration, parse_tag
+from autokernel_agent.ledger import Ledger
+from autokernel_agent.repository import Repository
 from autokernel_agent.stop import experiments
 from typer.testing import CliRunner
 
 from .agent_cli import Cli
-from .agent_repository import PATH, git, loop, opened, state, user_repository
+from .agent_repository import PATH, essence, git, loop, opened, state, user_repository
+from .conftest import ROOT
 
 
 @pytest.fixture
@@ -308,3 +314,74 @@ class TestOptions:
         result = CliRunner().invoke(app, ["optimize", PATH, *words])
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+class TestReplay:
+    def test_an_experiment_is_judged_again_with_the_same_outcome(
+        self, cli: Cli, repo: Path
+    ) -> None:
+        cli("optimize", PATH, "--experiments", "3", "--seed", "1")
+        before = state(repo)
+        for number in range(4):
+            done = cli("replay", str(number))
+            assert done.returncode == 0, done.stdout + done.stderr
+            then, now = done.stdout.splitlines()[-2:]
+            assert then.split()[1:] == now.split()[1:]
+        assert state(repo) == before
+
+    def test_another_outcome_is_said(self, cli: Cli) -> None:
+        cli("optimize", PATH, "--experiments", "1", "--seed", "1")
+        done = cli("replay", "1", FAKE="fail")
+        assert done.returncode == 1
+        assert "not what it was" in done.stdout
+
+
+# Runs in namespaces of its own, where it may mount a disk that is soon full.
+ON_A_SMALL_DISK = """
+import json, os, subprocess, sys
+from pathlib import Path
+
+from tests.agent_repository import essence, user_repository
+from autokernel_agent.ledger import Ledger
+from autokernel_agent.repository import Repository
+
+disk, room_kb, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
+repo = user_repository(disk / "repo")
+free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+(disk / "filler").write_bytes(bytes(free - 1024 * room_kb))
+full = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+(disk / "filler").unlink()
+journal = repo / ".autokernel/small/experiments.jsonl"
+while (done := journal.read_bytes().count(b'"kind": "experiment"') if journal.exists() else 0) < 7:
+    left = [*command[:-1], str(7 - max(done, 1))]
+    again = subprocess.run(left, cwd=repo, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+ledger = Ledger(Repository(repo), "small")
+print(json.dumps([full.returncode, full.stderr, repr(essence(ledger.experiments))]))
+"""
+
+
+@pytest.mark.parametrize("room_kb", [40, 120, 240, 400])
+def test_a_full_disk_is_said_and_loses_nothing(
+    cli: Cli, repo: Path, tmp_path: Path, room_kb: int
+) -> None:
+    unshare = ("unshare", "--user", "--map-root-user", "--mount")
+    missing = shutil.which("unshare") is None
+    if missing or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("this system lets nobody but root mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    limit = ("--experiments", "6")
+    optimize = cli.command("optimize", PATH, "--tag", "small", "--seed", "1", *limit)
+    script = [sys.executable, "-c", ON_A_SMALL_DISK, str(disk), str(room_kb), *optimize]
+    path = os.pathsep.join([cli.env["PYTHONPATH"], str(ROOT)])
+    env = {**cli.env, "PYTHONPATH": path}
+    done = subprocess.run([*unshare, *script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    code, words, found = json.loads(done.stdout)
+    assert code == 1
+    assert "the disk is full" in words, words
+    cli("optimize", PATH, "--tag", "small", "--seed", "1", *limit)
+    with closing(Repository(repo)) as repository:
+        assert found == repr(essence(Ledger(repository, "small").experiments))
