@@ -1,4 +1,4 @@
-"""The command line: `autokernel optimize`, `autokernel log`, `autokernel show`."""
+"""The command line: `autokernel optimize`, `log`, `show`, `report`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.syntax import Syntax
 
-from . import session
+from . import page, session
 from .errors import JudgeFailed, Refused
 from .ledger import HOME, Ledger
 from .proposers import PROPOSERS
@@ -139,6 +139,34 @@ def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = Non
                 Syntax(diff, "diff", background_color="default") if console.is_terminal else diff,
                 markup=False,
             )
+
+
+@app.command()
+def report(
+    tag: Tag = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="One page that needs no other.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="For a pull request.")
+    ] = None,
+) -> None:
+    """Write what a tag came to: every number with its samples. (default: Markdown, printed)"""
+    with _told(), _ledger(tag) as ledger:
+        story = page.of(ledger)
+        for file, form in ((html, page.html), (markdown, page.markdown)):
+            if file:
+                _write(file, form(story))
+        if not html and not markdown:
+            typer.echo(page.markdown(story), nl=False)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{file} cannot be written: {error.strerror}: choose another file") from error
+    typer.echo(f"wrote {file}")
 
 
 def main() -> None:
