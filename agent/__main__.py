@@ -1,4 +1,4 @@
-"""The command line: `autokernel optimize`, `status`, `log`, `show` and `replay`."""
+"""The command line: `autokernel optimize`, `status`, `log`, `show`, `report` and `replay`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.syntax import Syntax
 from rich.text import Text
 
-from . import session, stop
+from . import page, session, stop
 from .errors import JudgeFailed, Refused, is_full_disk
 from .ledger import HOME, Ledger
 from .proposers import PROPOSERS
@@ -193,6 +193,34 @@ def replay(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = N
         if (now.verdict, now.decision) != (found.verdict, found.decision):
             console.print(f"not what it was: {now.reason or 'another decision on its speed'}")
             raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    tag: Tag = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="One page that needs no other.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="For a pull request.")
+    ] = None,
+) -> None:
+    """Write what a tag came to: every number with its samples. (default: Markdown, printed)"""
+    with _told(), _ledger(tag) as ledger:
+        story = page.of(ledger)
+        for file, form in ((html, page.html), (markdown, page.markdown)):
+            if file:
+                _write(file, form(story))
+        if not html and not markdown:
+            typer.echo(page.markdown(story), nl=False)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{file} cannot be written: {error.strerror}: choose another file") from error
+    typer.echo(f"wrote {file}")
 
 
 def main() -> None:

@@ -148,8 +148,15 @@ def commit_message(experiment: Experiment, tag: str) -> str:
             f"proposer: {e.proposer}",
             f"seed: {e.seed}",
             "reproduce:",
-            f"  git show {parent}:{e.kernel} > baseline.py",
-            f"  pytest --autokernel {e.kernel} --autokernel-baseline baseline.py \\",
-            f"    --autokernel-effort quick --autokernel-seed {e.seed}",
+            *(f"  {line}" for line in reproduce(e.kernel, parent, e.seed)),
         ]
     )
+
+
+def reproduce(kernel: str, baseline: str, seed: int) -> list[str]:
+    """The commands that time the kernel at hand once more against that of commit `baseline`."""
+    return [
+        f"git show {baseline}:{kernel} > baseline.py",
+        f"pytest --autokernel {kernel} --autokernel-baseline baseline.py \\",
+        f"  --autokernel-effort quick --autokernel-seed {seed}",
+    ]
