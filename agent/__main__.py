@@ -1,4 +1,4 @@
-"""The command line: `autokernel optimize`, `autokernel log`, `autokernel show`."""
+"""The command line: `autokernel optimize`, `status`, `log`, `show`, `report` and `replay`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import os
 import re
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from git.exc import GitCommandError
+from rich.console import Console, Group
+from rich.live import Live
 from rich.syntax import Syntax
+from rich.text import Text
 
 from . import options as given
-from . import session
-from .errors import JudgeFailed, Refused
+from . import page, session, stop
+from .errors import JudgeFailed, Refused, is_full_disk
 from .ledger import HOME, Ledger
 from .options import parse_duration
 from .proposers import PROPOSERS, Settings
 from .proposers import secrets as keys_of
 from .records import Experiment
 from .repository import Repository
-from .tables import details, experiments_table
+from .tables import details, experiments_table, replay_table, status_table, whole_line
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -67,8 +71,11 @@ Tag = Annotated[str | None, typer.Option(help="Which work to show. (default: the
 @app.command()
 def optimize(
     kernels: Annotated[
-        list[Path], typer.Argument(metavar="KERNEL_FILE...", help="Committed kernel files.")
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="KERNEL_FILE...", help="Committed kernel files. (default: the plan's)"
+        ),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -95,6 +102,13 @@ def optimize(
     proposer: Annotated[
         str, typer.Option(parser=parse_proposer, metavar="NAME", help="Who proposes edits.")
     ] = "tuner",
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The kernels' shares of the run time, as YAML or JSON."),
+    ] = None,
+    move_on: Annotated[
+        str, typer.Option(metavar="RULES", help="When to leave one of several kernels for another.")
+    ] = stop.MOVE_ON,
     agent: given.Agent = None,
     agent_command: given.AgentCommand = None,
     agent_env: given.AgentEnv = None,
@@ -113,6 +127,9 @@ def optimize(
 
     Started again with the same tag, it goes on where it ended.
     """
+    named = kernels or ([plan] if plan else [])
+    if not named:
+        raise typer.BadParameter("expected kernel files, or --plan FILE, got neither")
     settings = Settings(
         environment=dict(os.environ),
         model=model,
@@ -130,8 +147,8 @@ def optimize(
     for name in keys_of(settings):
         os.environ.pop(name, None)  # all that is started from here on inherits it
     options = session.Options(
-        files=tuple(kernels),
-        tag=tag or default_tag(kernels[0]),
+        files=tuple(kernels or ()),
+        tag=tag or default_tag(named[0]),
         budget_s=budget,
         experiments=experiments,
         seed=secrets.randbits(32) if seed is None else seed,
@@ -139,9 +156,33 @@ def optimize(
         settings=settings,
         max_cost_usd=max_cost,
         max_tokens=max_tokens,
+        plan=plan,
+        move_on=move_on,
     )
     with _told():
         session.optimize(options, _console())
+
+
+@app.command()
+def status(
+    tag: Tag = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
+) -> None:
+    """Show where each kernel of a tag stands, and what the whole has gained."""
+    with _told(), _ledger(tag) as ledger:
+        console = _console()
+        if not watch:
+            console.print(_status(ledger))
+            return
+        with Live(_status(ledger), console=console, refresh_per_second=1) as live:
+            while True:
+                time.sleep(2)
+                live.update(_status(Ledger(ledger.repository, ledger.tag)))
+
+
+def _status(ledger: Ledger) -> Group:
+    standings = ledger.standings
+    return Group(status_table(standings), Text(whole_line(standings)))
 
 
 @app.command()
@@ -165,6 +206,47 @@ def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = Non
                 Syntax(diff, "diff", background_color="default") if console.is_terminal else diff,
                 markup=False,
             )
+
+
+@app.command()
+def replay(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = None) -> None:
+    """Judge an experiment again, on the inputs that it was judged on then."""
+    with _told(), _ledger(tag) as ledger:
+        found = _find(ledger, experiment)
+        now = session.replay(ledger, found)
+        console = _console()
+        console.print(replay_table(found, now))
+        if (now.verdict, now.decision) != (found.verdict, found.decision):
+            console.print(f"not what it was: {now.reason or 'another decision on its speed'}")
+            raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    tag: Tag = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="One page that needs no other.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="For a pull request.")
+    ] = None,
+) -> None:
+    """Write what a tag came to: every number with its samples. (default: Markdown, printed)"""
+    with _told(), _ledger(tag) as ledger:
+        story = page.of(ledger)
+        for file, form in ((html, page.html), (markdown, page.markdown)):
+            if file:
+                _write(file, form(story))
+        if not html and not markdown:
+            typer.echo(page.markdown(story), nl=False)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{file} cannot be written: {error.strerror}: choose another file") from error
+    typer.echo(f"wrote {file}")
 
 
 def main() -> None:
@@ -191,6 +273,15 @@ def _told() -> Iterator[None]:
     except JudgeFailed as error:
         typer.echo(
             f"autokernel: the judge itself failed, twice; this says nothing of the kernel: {error}",
+            err=True,
+        )
+        raise typer.Exit(1) from error
+    except (OSError, GitCommandError) as error:
+        if not is_full_disk(error):
+            raise
+        typer.echo(
+            "autokernel: the disk is full; nothing that was recorded is lost: make room, then "
+            "start the same command again to go on",
             err=True,
         )
         raise typer.Exit(1) from error

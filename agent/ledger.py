@@ -8,14 +8,17 @@ start of every run: a crash between the two loses nothing.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import schedule
 from .errors import Refused
 from .records import Closing, Experiment, Proposal, Record, from_line, results_tsv, to_line
 from .repository import Repository
+from .schedule import Standing
 
 HOME = ".autokernel"
 
@@ -29,6 +32,7 @@ class Ledger:
         self.folder = repository.root / HOME / tag
         self.journal = self.folder / "experiments.jsonl"
         self.results = self.folder / "results.tsv"
+        self._plan = self.folder / "plan.json"
         self.branch = f"refs/heads/autokernel/{tag}"
         self._records = _read(self.journal)
 
@@ -44,6 +48,22 @@ class Ledger:
     def of(self, kernel: str) -> list[Experiment]:
         """The experiments on one kernel, its starter first."""
         return [experiment for experiment in self.experiments if experiment.kernel == kernel]
+
+    @property
+    def plan(self) -> dict[str, float]:
+        """The kernels that are worked on, and their shares of the run time."""
+        if self._plan.exists():
+            return schedule.read_plan(self._plan)
+        return schedule.equal([*dict.fromkeys(e.kernel for e in self.experiments)])
+
+    @plan.setter
+    def plan(self, shares: Mapping[str, float]) -> None:
+        _replace(self._plan, json.dumps(schedule.to_json(shares)) + "\n")
+
+    @property
+    def standings(self) -> list[Standing]:
+        """Where each kernel of the plan stands."""
+        return [schedule.standing(k, share, self.of(k)) for k, share in self.plan.items()]
 
     def closing(self, kernel: str) -> Closing | None:
         """The last measurement of a kernel against its starter."""

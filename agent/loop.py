@@ -7,10 +7,11 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+from . import schedule
 from .errors import Refused
 from .judge import Judge
 from .ledger import Ledger
@@ -57,12 +58,12 @@ class Loop:
 
     def run(self, stop: Stop) -> str:
         """Experiment until `stop` or the proposer ends it. Returns why it ended."""
-        watch, durations = Watch(), list[float]()
+        watch, done, durations = Watch(), list[Experiment](), list[float]()
         failed, usages = tuple[str, ...](), tuple[Usage, ...]()
         proposer, history = self._taken_up()
         while True:
-            mean_s = statistics.fmean(durations) if durations else 0.0
-            if why := stop.why(Progress(len(durations), watch.seconds, mean_s, failed, usages)):
+            progress = self._progress(done, durations, watch.seconds)
+            if why := stop.why(replace(progress, failed=failed, usages=usages)):
                 return why
             turn = Watch()
             try:
@@ -75,10 +76,23 @@ class Loop:
                 return "nothing is left to try"
             if edit.usage:
                 usages += (self._note(turn, None, edit.usage),)
-            history.append(self._tried(self._try(edit)))
+            done.append(self._try(edit))
+            history.append(self._tried(done[-1]))
             proposer.tell(history[-1])
             failed = ()
             durations.append(turn.seconds)
+
+    def _progress(
+        self, done: Sequence[Experiment], durations: Sequence[float], elapsed_s: float
+    ) -> Progress:
+        return Progress(
+            experiments=len(done),
+            elapsed_s=elapsed_s,
+            mean_s=statistics.fmean(durations) if durations else 0.0,
+            reverts=schedule.reverts(done),
+            gained=schedule.gained(done),
+            pct_roof=schedule.pct_roof(self.ledger.of(self.kernel)),
+        )
 
     def close(self) -> Closing | None:
         """Measure the incumbent against the starter, both afresh; None if nothing was kept."""
@@ -106,15 +120,13 @@ class Loop:
         return closing
 
     def _taken_up(self) -> tuple[Proposer, list[Try]]:
-        """The proposer, told of all that was tried before. The starter is measured first."""
-        past = self.ledger.of(self.kernel)
-        starter = self._text(past[0].commit if past else self.base)
-        proposer = PROPOSERS[self.proposer](starter, self.seed, self.settings)
-        history = [self._tried(experiment) for experiment in past[1:]]
+        """The proposer, told of all that was tried before."""
+        self.start()
+        starter, *past = self.ledger.of(self.kernel)
+        proposer = PROPOSERS[self.proposer](self._text(starter.commit), self.seed, self.settings)
+        history = [self._tried(experiment) for experiment in past]
         for tried in history:
             proposer.tell(tried)
-        if not past:
-            self._measure_starter(starter)
         return proposer, history
 
     def _tried(self, experiment: Experiment) -> Try:
@@ -156,8 +168,13 @@ class Loop:
             self.display.failed(proposal)
         return usage
 
-    def _measure_starter(self, text: str) -> None:
-        watch = Watch()
+    def start(self) -> None:
+        """Measure the kernel as it was found, unless that was done before. Raises Refused for one
+        that cannot be worked on."""
+        if self.ledger.of(self.kernel):
+            return
+        watch, text = Watch(), self._text(self.base)
+        PROPOSERS[self.proposer](text, self.seed, self.settings)  # refuses what it cannot edit
         self.display.trying(self._next, "starter")
         report = self.judge.compare(text, None, judge_seed(self.seed, self._next))
         if report.verdict != "PASS":

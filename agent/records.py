@@ -93,7 +93,8 @@ class Proposal:
     seconds: float
 
 
-Record = Experiment | Closing | Proposal
+Judged = Experiment | Closing  # what has the judge's reports
+Record = Judged | Proposal
 
 KINDS: Mapping[str, type[Record]] = {
     "experiment": Experiment,
@@ -179,8 +180,15 @@ def commit_message(experiment: Experiment, tag: str) -> str:
             f"proposer: {e.proposer}",
             f"seed: {e.seed}",
             "reproduce:",
-            f"  git show {parent}:{e.kernel} > baseline.py",
-            f"  pytest --autokernel {e.kernel} --autokernel-baseline baseline.py \\",
-            f"    --autokernel-effort quick --autokernel-seed {e.seed}",
+            *(f"  {line}" for line in reproduce(e.kernel, parent, e.seed)),
         ]
     )
+
+
+def reproduce(kernel: str, baseline: str, seed: int) -> list[str]:
+    """The commands that time the kernel at hand once more against that of commit `baseline`."""
+    return [
+        f"git show {baseline}:{kernel} > baseline.py",
+        f"pytest --autokernel {kernel} --autokernel-baseline baseline.py \\",
+        f"  --autokernel-effort quick --autokernel-seed {seed}",
+    ]

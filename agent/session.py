@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import shutil
 import time
@@ -13,23 +12,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import stop
+from . import schedule, stop
 from .display import ConsoleDisplay
 from .errors import JudgeFailed, Refused
 from .judge import PytestJudge
 from .ledger import Ledger, open_ledger
 from .loop import Loop
 from .proposers import Settings, shortcomings
+from .records import Experiment
+from .report import Judgement, judge_candidate, judge_starter, promising
 from .repository import Repository
 from .tables import closing_line, kept_table, proposals_line
-from .usage import Usage, reckoned
 
 PATIENCE = 5  # proposals in a row that come to nothing
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for. The limits are for all kernels together."""
+    """What was asked for. The limits are for all kernels together; `plan` is a file of their
+    shares of the run time, `move_on` when to leave one of several for another."""
 
     files: tuple[Path, ...]
     tag: str
@@ -38,21 +39,27 @@ class Options:
     seed: int
     proposer: str
     settings: Settings
-    max_cost_usd: float | None
-    max_tokens: int | None
+    max_cost_usd: float | None = None
+    max_tokens: int | None = None
+    plan: Path | None = None
+    move_on: str = stop.MOVE_ON
 
 
 def optimize(options: Options, console: Console) -> None:
-    """Work on one kernel after the other. Ctrl-C and a broken judge end it between two
-    experiments: what was recorded stays, and is shown, before the exception goes on."""
+    """Work on kernels in the order of what is to be expected of them. Ctrl-C and a broken judge end
+    it between two experiments: what was recorded stays, and is shown, before the exception goes
+    on."""
+    move_on = stop.parse(options.move_on)
     with closing(Repository(Path.cwd())) as repository:
         base = repository.head()
-        kernels = [*dict.fromkeys(map(repository.committed, options.files))]
+        shares = _shares(options, repository)
+        kernels = [*shares]
         with open_ledger(repository, options.tag) as ledger:
             for kernel in kernels:
                 _check_unchanged(ledger, kernel, base)
+            ledger.plan = shares
             try:
-                _work(options, kernels, base, ledger, console)
+                _work(options, move_on, base, ledger, console)
             except (KeyboardInterrupt, JudgeFailed):
                 ledger.heal()
                 _summarise(kernels, ledger, console)
@@ -74,52 +81,121 @@ def _check_unchanged(ledger: Ledger, kernel: str, base: str) -> None:
         )
 
 
+def _shares(options: Options, repository: Repository) -> dict[str, float]:
+    """The kernels, as paths in the repository, and their shares of the run time."""
+    if options.plan is None:
+        return schedule.equal([*dict.fromkeys(map(repository.committed, options.files))])
+    planned = schedule.read_plan(options.plan)
+    shares = {repository.committed(Path(name)): share for name, share in planned.items()}
+    asked = [*dict.fromkeys(map(repository.committed, options.files))] or [*shares]
+    if unknown := [kernel for kernel in asked if kernel not in shares]:
+        raise Refused(f"{options.plan}: expected a share for {', '.join(unknown)}, found none")
+    return {kernel: shares[kernel] for kernel in asked}
+
+
 def _work(
-    options: Options, kernels: Sequence[str], base: str, ledger: Ledger, console: Console
+    options: Options, move_on: stop.Stop, base: str, ledger: Ledger, console: Console
 ) -> None:
-    """Each kernel gets its share of what the ones before it have left."""
-    began, before, paid = time.monotonic(), _tried(ledger), len(ledger.proposals)
+    """Measure all starters, then visit kernels until the limits are reached or none has anything
+    left; and measure what all that came to."""
+    limits = _Limits(options, ledger)
     scratch = ledger.folder / "scratch"
     with ledger.repository.worktree(ledger.folder / "worktree", ledger.tip or base) as worktree:
-        for left, kernel in zip(range(len(kernels), 0, -1), kernels, strict=True):
-            budget_s = _share(options.budget_s, time.monotonic() - began, left)
-            most = _share(options.experiments, _tried(ledger) - before, left)
-            rules = stop.never() if budget_s is None else stop.seconds(budget_s)
-            rules |= stop.never() if most is None else stop.experiments(math.ceil(most))
-            rules |= stop.failures(PATIENCE)
-            rules |= _spending(options, [p.usage for p in ledger.proposals[paid:]], left)
-            display = ConsoleDisplay(console, ledger.of(kernel), budget_s)
+
+        def loop(kernel: str) -> tuple[Loop, ConsoleDisplay]:
+            display = ConsoleDisplay(console, ledger.of(kernel), limits.left_s)
             judge = PytestJudge(worktree, kernel, scratch)
-            who, settings = options.proposer, options.settings
-            loop = Loop(kernel, base, judge, ledger, display, who, options.seed, settings)
-            _print(console, f"{kernel}: tag {options.tag}, {loop.by}, seed {options.seed}")
-            for lack in shortcomings(who, settings):
-                _print(console, f"the agent's sandbox lacks: {lack}", style="yellow")
+            named, seed, settings = options.proposer, options.seed, options.settings
+            return Loop(kernel, base, judge, ledger, display, named, seed, settings), display
+
+        kernels = [*ledger.plan]
+        for lack in shortcomings(options.proposer, options.settings):
+            _print(console, f"the agent's sandbox lacks: {lack}", style="yellow")
+        for kernel in kernels:
+            starting, display = loop(kernel)
+            _print(console, f"{kernel}: tag {options.tag}, {starting.by}, seed {options.seed}")
             with display.live():
-                why = loop.run(rules)
-                loop.close()
-            _print(console, f"{kernel}: {why}")
+                starting.start()
+        over: set[str] = set()
+        while (chosen := schedule.choose(ledger.standings, over)) and not limits.reached:
+            alone, before = len(over) == len(kernels) - 1, limits.tried
+            if len(kernels) > 1:
+                _print(console, f"{chosen.kernel}: may yet save {chosen.expected:.1%} of the time")
+            visiting, display = loop(chosen.kernel)
+            with display.live():
+                why = visiting.run(limits.rule if alone else limits.rule | move_on)
+            _print(console, f"{chosen.kernel}: {why}")
+            # Without an experiment it is near its roof, or there is nothing left to try.
+            over |= {chosen.kernel} if alone or limits.tried == before else set()
+        for kernel in kernels:
+            closing, display = loop(kernel)
+            with display.live():
+                closing.close()
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _spending(options: Options, usages: Sequence[Usage], left: int) -> stop.Stop:
-    """What the kernels before this one left of the limits."""
-    rules = stop.never()
-    if options.max_cost_usd is not None:
-        cost_usd = reckoned(usage.cost_usd for usage in usages) or 0
-        rules |= stop.cost((options.max_cost_usd - cost_usd) / left)
-    if options.max_tokens is not None:
-        tokens = reckoned(usage.tokens for usage in usages) or 0
-        rules |= stop.tokens((options.max_tokens - tokens) // left)
-    return rules
+class _Limits:
+    """What all visits of a run may take together."""
 
+    def __init__(self, options: Options, ledger: Ledger) -> None:
+        self._options, self._ledger = options, ledger
+        self._began, self._before = time.monotonic(), _tried(ledger)
+        self._paid = len(ledger.proposals)
 
-def _share(total: float | None, spent: float, left: int) -> float | None:
-    return None if total is None else (total - spent) / left
+    @property
+    def tried(self) -> int:
+        return _tried(self._ledger) - self._before
+
+    @property
+    def left_s(self) -> float | None:
+        budget_s = self._options.budget_s
+        return None if budget_s is None else budget_s - (time.monotonic() - self._began)
+
+    @property
+    def rule(self) -> stop.Stop:
+        """For the next visit."""
+        left_s, most = self.left_s, self._options.experiments
+        rule = stop.never() if left_s is None else stop.seconds(left_s)
+        rule |= stop.never() if most is None else stop.experiments(most - self.tried)
+        return rule | stop.failures(PATIENCE) | self._spending
+
+    @property
+    def _spending(self) -> stop.Stop:
+        rule, options = stop.never(), self._options
+        before = [proposal.usage for proposal in self._ledger.proposals[self._paid :]]
+        if options.max_cost_usd is not None:
+            rule |= stop.cost(options.max_cost_usd, before)
+        if options.max_tokens is not None:
+            rule |= stop.tokens(options.max_tokens, before)
+        return rule
+
+    @property
+    def reached(self) -> bool:
+        """The first visit always begins: a budget allows one experiment at least."""
+        return self.tried > 0 and (
+            self.tried == self._options.experiments or (self.left_s or 1.0) <= 0
+        )
 
 
 def _tried(ledger: Ledger) -> int:
     return sum(not experiment.starter for experiment in ledger.experiments)
+
+
+def replay(ledger: Ledger, then: Experiment) -> Judgement:
+    """Judge an experiment's text once more, with its seed, against the one it was compared with."""
+    repository, folder = ledger.repository, ledger.folder / f"replay-{then.experiment}"
+    text = repository.text(then.commit, then.kernel)
+    base = None if then.starter else repository.text(then.parent, then.kernel)
+    try:
+        with repository.worktree(folder / "worktree", then.commit) as worktree:
+            judge = PytestJudge(worktree, then.kernel, folder / "scratch")
+            quick = judge.compare(text, base, then.seed)
+            if then.starter:
+                return judge_starter(quick)
+            full = judge.verify(text, then.seed) if promising(quick) else None
+            return judge_candidate(quick, full)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _summarise(kernels: Sequence[str], ledger: Ledger, console: Console) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .errors import Refused
 from .usage import Usage, reckoned
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a rule may look at, of this run on one kernel: the experiments finished, the
-    seconds since it began, what an experiment has taken on average, why the proposals since the
+    """What a rule may look at, of this visit to one kernel: the experiments finished, the
+    seconds since it began, what an experiment has taken on average, how many in a row were not
+    kept, how much faster the kernel has become, percent of its roof, why the proposals since the
     last experiment came to nothing, and what each of all took."""
 
     experiments: int = 0
     elapsed_s: float = 0.0
     mean_s: float = 0.0
+    reverts: int = 0
+    gained: float = 1.0
+    pct_roof: float | None = None
     failed: tuple[str, ...] = ()
     usages: tuple[Usage, ...] = ()
 
@@ -52,8 +58,26 @@ def seconds(budget_s: float) -> Stop:
     return Stop(why)
 
 
-def minutes(budget: float) -> Stop:
-    return seconds(60 * budget)
+def minutes(most: float) -> Stop:
+    """On one kernel: its own clock, which ends no experiment that has begun."""
+    return Stop(lambda p: f"{most:g} minutes are over" if p.elapsed_s >= 60 * most else None)
+
+
+def plateau(most: float) -> Stop:
+    return Stop(lambda p: f"{p.reverts} in a row were not kept" if p.reverts >= most else None)
+
+
+def near_peak(share: float) -> Stop:
+    def why(progress: Progress) -> str | None:
+        pct = progress.pct_roof
+        near = pct is not None and pct >= 100 * share
+        return f"it is at {pct:.0f} % of its roof" if near else None
+
+    return Stop(why)
+
+
+def speedup(enough: float) -> Stop:
+    return Stop(lambda p: f"it is {p.gained:.2f}x as fast" if p.gained >= enough else None)
 
 
 def failures(most: int) -> Stop:
@@ -67,12 +91,13 @@ def failures(most: int) -> Stop:
     return Stop(why)
 
 
-def cost(most_usd: float) -> Stop:
-    """Stop before the next proposal once so much is spent, or if nobody says how much is. A
-    proposal that was ended in its middle says nothing, and counts as the dearest."""
+def cost(most_usd: float, before: Sequence[Usage] = ()) -> Stop:
+    """Stop before the next proposal once so much is spent, with what was `before` this visit, or
+    if nobody says how much is. A proposal that was ended in its middle says nothing, and counts
+    as the dearest."""
 
     def why(progress: Progress) -> str | None:
-        spent = reckoned(usage.cost_usd for usage in progress.usages)
+        spent = reckoned(usage.cost_usd for usage in (*before, *progress.usages))
         if spent is None:
             return "what it costs is not known, so --max-cost cannot hold: give --price too"
         return f"${spent:.4g} of ${most_usd:.4g} are spent" if spent >= most_usd else None
@@ -80,13 +105,35 @@ def cost(most_usd: float) -> Stop:
     return Stop(why)
 
 
-def tokens(most: int) -> Stop:
+def tokens(most: int, before: Sequence[Usage] = ()) -> Stop:
     """The same for tokens, read and written together."""
 
     def why(progress: Progress) -> str | None:
-        spent = reckoned(usage.tokens for usage in progress.usages)
+        spent = reckoned(usage.tokens for usage in (*before, *progress.usages))
         if spent is None:
             return "the proposer does not say what tokens it took, so --max-tokens cannot hold"
         return f"{spent:,} of {most:,} tokens are spent" if spent >= most else None
 
     return Stop(why)
+
+
+RULES: dict[str, Callable[[float], Stop]] = {
+    "plateau": plateau,
+    "near_peak": near_peak,
+    "minutes": minutes,
+    "speedup": speedup,
+}
+MOVE_ON = "plateau(5) | near_peak(0.9) | minutes(120) | speedup(2.0)"
+
+
+def parse(text: str) -> Stop:
+    """Rules as they are written: `plateau(5) | minutes(120)`. Raises Refused."""
+    found = never()
+    for part in text.split("|"):
+        match = re.fullmatch(r"\s*(\w+)\((\d+(?:\.\d+)?)\)\s*", part)
+        if match is None or match[1] not in RULES:
+            raise Refused(
+                f"expected rules such as {MOVE_ON!r}, of {', '.join(RULES)}, got {part.strip()!r}"
+            )
+        found |= RULES[match[1]](float(match[2]))
+    return found

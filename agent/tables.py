@@ -9,9 +9,11 @@ from typing import Literal
 from rich.table import Table
 from rich.text import Text
 
+from . import schedule
 from .display import STYLES, short, word
 from .records import Closing, Experiment, Proposal
-from .report import Report, Timing
+from .report import Judgement, Report, Timing, ratio
+from .schedule import Standing
 from .usage import total
 
 
@@ -30,6 +32,33 @@ def kept_table(kept: Sequence[Experiment]) -> Table:
     for e in kept:
         table.add_row(str(e.experiment), Text(e.description), str(e.speedup))
     return table
+
+
+def replay_table(then: Experiment, now: Judgement) -> Table:
+    """An experiment as it was judged, and as it is judged again."""
+    table = _table("", "verdict", "decision", "speedup over previous")
+    for when, found in (("then", then), ("now", now)):
+        decision, speedup = found.decision or "starter", found.speedup
+        table.add_row(when, found.verdict, decision, str(speedup) if speedup else "")
+    return table
+
+
+def status_table(standings: Sequence[Standing]) -> Table:
+    """The queue: from which kernel most is to be expected comes first."""
+    table = _table("kernel", "share", "experiments", "kept", "faster", "of roof", "may yet save")
+    for s in sorted(standings, key=lambda s: -s.expected):
+        roof = "" if s.pct_roof is None else f"{s.pct_roof:.0f} %"
+        figures = f"{s.share:.1%}", str(s.tried), str(s.kept), f"{ratio(s.gained)}x", roof
+        table.add_row(s.kernel, *figures, f"{s.expected:.1%}")
+    return table
+
+
+def whole_line(standings: Sequence[Standing]) -> str:
+    share = sum(s.share for s in standings)
+    return (
+        f"the whole, of which these are {share:.0%}: {ratio(schedule.whole(standings))}x by "
+        "Amdahl's law, from what was kept"
+    )
 
 
 def closing_line(closing: Closing | None, commit: str) -> str:

@@ -4,12 +4,14 @@ op's reference does."""
 from __future__ import annotations
 
 import ast
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import git
 
 from pytest_autokernel.candidate import KernelFileError, parse
+from pytest_autokernel.compile import CompileError, find_compiler
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,30 @@ def text(commit: git.Commit, path: str) -> str:
 
 
 def same_code(one: str, other: str) -> bool:
-    """Whether two texts differ in comments and blanks alone."""
+    """Whether two texts differ in comments and blanks alone, those of C++ in strings too."""
     try:
-        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+        dumps = [ast.dump(_Bare().visit(ast.parse(text))) for text in (one, other)]
     except (SyntaxError, ValueError, RecursionError):
         return False
+    return dumps[0] == dumps[1]
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes the comments out of C++ source."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        if not isinstance(node.value, str) or "#include" not in node.value:
+            return node
+        return ast.Constant(_bare(node.value))
+
+
+def _bare(source: str) -> str:
+    """C++ as its compiler sees it, nothing expanded and nothing included. Without a compiler, or
+    where that refuses it, as it is."""
+    try:
+        strip = [*find_compiler(), "-x", "c++", "-fpreprocessed", "-dD", "-E", "-P", "-"]
+    except CompileError:
+        return source
+    done = subprocess.run(strip, input=source, capture_output=True, text=True, check=False)
+    lines = (" ".join(line.split()) for line in done.stdout.splitlines())
+    return source if done.returncode else "\n".join(line for line in lines if line)

@@ -65,6 +65,7 @@ class Timing:
             "gb_s": roof.gb_s if roof else None,
             "pct_roof": roof.pct if roof else None,
             "pct_datasheet": self.sheet.pct if self.sheet else None,
+            "roof": {"gb_s": roof.roof_gb_s, "tflops": roof.roof_tflops} if roof else None,
             "peak_mb": peak / 1e6 if peak is not None else None,
             "l2": self.l2,
             **{name: self.facts.get(name) for name in others},

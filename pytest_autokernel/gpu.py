@@ -91,12 +91,14 @@ class Ceilings:
 @dataclass(frozen=True)
 class Roofline:
     """What a kernel reached: GB/s and TFLOP/s by the op's least cost, `pct` of the best possible
-    speed, and which ceiling bounds that."""
+    speed, and which of the two ceilings, `roof_gb_s` and `roof_tflops`, bounds that."""
 
     gb_s: float
     tflops: float
     pct: float
     bound: Literal["memory", "compute"]
+    roof_gb_s: float
+    roof_tflops: float
 
 
 def load_specs(folders: Sequence[Path]) -> dict[str, GpuSpec]:
@@ -163,6 +165,8 @@ def roofline(
         tflops=cost_flops / time_us / 1e6,
         pct=100 * max(memory_us, compute_us) / time_us,
         bound="memory" if memory_us >= compute_us else "compute",
+        roof_gb_s=bandwidth,
+        roof_tflops=peak,
     )
 
 

@@ -163,6 +163,8 @@ def main(argv: list[str]) -> None:
         found = {"schema": 1, "kernels": [{"verdict": "PASS"}]}
     if os.environ.get("FAKE") == "schema":
         found["schema"] = 2
+    if os.environ.get("FAKE") == "fail":
+        found["kernels"][0].update(verdict="FAIL", reason="off by one")
     Path(options["--autokernel-json"]).write_text(json.dumps(found))
     passed = found["kernels"][0]["verdict"] == "PASS"
     sys.exit(passed if os.environ.get("FAKE") == "contradiction" else not passed)

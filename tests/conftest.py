@@ -33,8 +33,9 @@ WRONG = ROOT / "tests" / "wrong_kernels"
 @pytest.fixture(scope="session")
 def settings(pytestconfig: pytest.Config) -> Settings:
     """A judge's settings for tests: a CPU unless --autokernel-device says otherwise, short limits,
-    a seed of each run's own."""
+    a seed of each run's own; what is compiled is kept where --autokernel-cache says."""
     device = pytestconfig.getoption("autokernel_device") or "cpu"
+    cache = pytestconfig.getoption("autokernel_cache")
     return Settings(
         rootdir=ROOT,
         seed=int.from_bytes(os.urandom(4)),
@@ -46,6 +47,7 @@ def settings(pytestconfig: pytest.Config) -> Settings:
         baseline=None,
         json=None,
         allow=("*",),
+        cache=Path(cache).absolute() if cache else None,
     )
 
 

@@ -78,7 +78,7 @@ class TestStopRules:
         rule = stop.minutes(1) | stop.experiments(3)
         assert rule.why(Progress(experiments=2, elapsed_s=30)) is None
         assert rule.why(Progress(experiments=3, elapsed_s=30)) == "3 experiments done"
-        assert rule.why(Progress(experiments=2, elapsed_s=61)) == "the budget is spent"
+        assert rule.why(Progress(experiments=2, elapsed_s=61)) == "1 minutes are over"
 
     def test_no_rule_goes_on_for_ever(self) -> None:
         assert stop.never().why(Progress(experiments=10**6, elapsed_s=1e9)) is None

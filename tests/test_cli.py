@@ -6,19 +6,25 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import typer
 from autokernel_agent.__main__ import app, default_tag, parse_duration, parse_tag
+from autokernel_agent.ledger import Ledger
+from autokernel_agent.repository import Repository
 from autokernel_agent.stop import experiments
 from typer.testing import CliRunner
 
 from .agent_cli import Cli
-from .agent_repository import PATH, git, loop, opened, state, user_repository
+from .agent_repository import PATH, essence, git, loop, opened, state, user_repository
+from .conftest import ROOT
 
 
 @pytest.fixture
@@ -80,12 +86,48 @@ class TestOptimize:
         assert cli(*words).returncode == 0
 
     def test_several_kernels_share_the_experiments(self, cli: Cli, repo: Path) -> None:
-        done = cli("optimize", PATH, "kernels/reduce.py", "--experiments", "5", "--tag", "both")
+        limits = ("--experiments", "6", "--move-on", "plateau(1)")
+        done = cli("optimize", PATH, "kernels/reduce.py", *limits, "--tag", "both")
         assert done.returncode == 0
-        assert "kernels/softmax.py: 3 experiments done" in done.stdout
-        assert "kernels/reduce.py: 2 experiments done" in done.stdout
+        assert "kernels/softmax.py: may yet save 15.0% of the time" in done.stdout
+        assert "1 in a row were not kept" in done.stdout
         assert done.stdout.count("total: 2.000x") == 2
         assert len(git(repo, "log", "--oneline", "main..autokernel/both").splitlines()) == 2
+        assert cli("log").stdout.count("kernels/") == 8
+
+    def test_a_plan_says_which_kernel_comes_first_and_what_the_whole_gains(
+        self, cli: Cli, repo: Path
+    ) -> None:
+        plan = repo / "plan.yaml"
+        plan.write_text(
+            "kernels:\n- {kernel: kernels/softmax.py, share: 0.1}\n"
+            "- {kernel: kernels/reduce.py, share: 0.4}\n"
+        )
+        done = cli("optimize", "--plan", "plan.yaml", "--experiments", "1", "--tag", "model")
+        assert done.returncode == 0, done.stderr
+        assert "kernels/reduce.py: may yet save 12.0% of the time" in done.stdout
+        rows = [line.split() for line in cli("status").stdout.splitlines()]
+        assert [row[0] for row in rows[1:3]] == ["kernels/reduce.py", "kernels/softmax.py"]
+        assert rows[1][1:5] == ["40.0%", "1", "1", "2.000x"]
+        assert rows[2][1:5] == ["10.0%", "0", "0", "1.000x"]
+        assert "the whole, of which these are 50%: 1.250x" in cli("status").stdout
+
+    @pytest.mark.parametrize(
+        ("plan", "words"),
+        [
+            ("kernels: []", "expected shares"),
+            ("kernels: [{kernel: kernels/softmax.py, share: 1.5}]", "softmax.py: 1.5"),
+            ("a: 1", "expected `kernels:`"),
+            ("kernels: [{kernel: kernels/nope.py, share: 0.5}]", "kernels/nope.py"),
+        ],
+    )
+    def test_a_plan_that_is_none_is_refused(
+        self, cli: Cli, repo: Path, plan: str, words: str
+    ) -> None:
+        (repo / "plan.yaml").write_text(plan)
+        done = cli("optimize", "--plan", "plan.yaml")
+        assert done.returncode == 2
+        assert words in done.stderr
 
     def test_a_kernel_named_twice_is_worked_on_once(self, cli: Cli) -> None:
         done = cli("optimize", PATH, f"./{PATH}", "--experiments", "2")
@@ -272,3 +314,74 @@ class TestOptions:
         result = CliRunner().invoke(app, ["optimize", PATH, *words])
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+class TestReplay:
+    def test_an_experiment_is_judged_again_with_the_same_outcome(
+        self, cli: Cli, repo: Path
+    ) -> None:
+        cli("optimize", PATH, "--experiments", "3", "--seed", "1")
+        before = state(repo)
+        for number in range(4):
+            done = cli("replay", str(number))
+            assert done.returncode == 0, done.stdout + done.stderr
+            then, now = done.stdout.splitlines()[-2:]
+            assert then.split()[1:] == now.split()[1:]
+        assert state(repo) == before
+
+    def test_another_outcome_is_said(self, cli: Cli) -> None:
+        cli("optimize", PATH, "--experiments", "1", "--seed", "1")
+        done = cli("replay", "1", FAKE="fail")
+        assert done.returncode == 1
+        assert "not what it was" in done.stdout
+
+
+# Runs in namespaces of its own, where it may mount a disk that is soon full.
+ON_A_SMALL_DISK = """
+import json, os, subprocess, sys
+from pathlib import Path
+
+from tests.agent_repository import essence, user_repository
+from autokernel_agent.ledger import Ledger
+from autokernel_agent.repository import Repository
+
+disk, room_kb, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
+repo = user_repository(disk / "repo")
+free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+(disk / "filler").write_bytes(bytes(free - 1024 * room_kb))
+full = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+(disk / "filler").unlink()
+journal = repo / ".autokernel/small/experiments.jsonl"
+while (done := journal.read_bytes().count(b'"kind": "experiment"') if journal.exists() else 0) < 7:
+    left = [*command[:-1], str(7 - max(done, 1))]
+    again = subprocess.run(left, cwd=repo, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+ledger = Ledger(Repository(repo), "small")
+print(json.dumps([full.returncode, full.stderr, repr(essence(ledger.experiments))]))
+"""
+
+
+@pytest.mark.parametrize("room_kb", [40, 80, 120, 160])
+def test_a_full_disk_is_said_and_loses_nothing(
+    cli: Cli, repo: Path, tmp_path: Path, room_kb: int
+) -> None:
+    unshare = ("unshare", "--user", "--map-root-user", "--mount")
+    missing = shutil.which("unshare") is None
+    if missing or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("this system lets nobody but root mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    limit = ("--experiments", "6")
+    optimize = cli.command("optimize", PATH, "--tag", "small", "--seed", "1", *limit)
+    script = [sys.executable, "-c", ON_A_SMALL_DISK, str(disk), str(room_kb), *optimize]
+    path = os.pathsep.join([cli.env["PYTHONPATH"], str(ROOT)])
+    env = {**cli.env, "PYTHONPATH": path}
+    done = subprocess.run([*unshare, *script], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    code, words, found = json.loads(done.stdout)
+    assert code == 1
+    assert "the disk is full" in words, words
+    cli("optimize", PATH, "--tag", "small", "--seed", "1", *limit)
+    with closing(Repository(repo)) as repository:
+        assert found == repr(essence(Ledger(repository, "small").experiments))

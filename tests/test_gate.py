@@ -102,6 +102,20 @@ def test_code_is_the_same_where_comments_and_blanks_alone_differ(other: str, sam
     assert same_code('"""Words."""\na = 1\nb = 2\n', other) is same
 
 
+@pytest.mark.parametrize(
+    ("cpp", "same"),
+    [
+        ("#include <cmath>  // a reason\n\nint f() { /* why */ return 1; }\n", True),
+        ("#include <cmath>\nint f() { return 2; }\n", False),
+        ('#include <cmath>\nint f() { return 1; } const char* s = "// 1";\n', False),
+        ("#include <math>\nint f() { return 1; }\n", False),
+    ],
+)
+def test_comments_of_cpp_make_no_other_code(cpp: str, same: bool) -> None:
+    base = "#include <cmath>\nint f() { return 1; }\n"
+    assert same_code(f"SOURCE = {base!r}\n", f"SOURCE = {cpp!r}\n") is same
+
+
 def a_report(
     decision: str | None = "SAME", roofline: str = "PASS", smoke: str = "PASS"
 ) -> dict[str, Any]:

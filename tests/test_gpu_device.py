@@ -62,20 +62,22 @@ def kernel(pytester: pytest.Pytester, name: str, when: str) -> None:
     (pytester.path / "kernels" / f"{name}.py").write_text(POKES.replace("WHEN", when))
 
 
+@pytest.mark.parametrize("l2", ["cold", "warm"])
 def test_the_triton_starter_passes_and_its_speed_is_a_share_of_two_roofs(
-    pytester: pytest.Pytester,
+    pytester: pytest.Pytester, l2: str
 ) -> None:
     starter = str(ROOT / "kernels" / "triton" / "softmax.py")
-    result = pytester.runpytest_subprocess(
-        *ON_GPU, f"--rootdir={ROOT}", "--autokernel-json=out.json", starter
-    )
+    options = (f"--rootdir={ROOT}", "--autokernel-json=out.json", f"--autokernel-l2={l2}")
+    result = pytester.runpytest_subprocess(*ON_GPU, *options, starter)
     assert result.ret == 0
     (found,) = json.loads((pytester.path / "out.json").read_text())["kernels"]
     assert (found["verdict"], found["device"]) == ("PASS", "cuda")
     (timing,) = found["timings"]
     assert 0 < timing["pct_roof"] < 130
-    assert (timing["captured"], timing["l2"]) == (True, "cold")
-    assert timing["floor_us"] < timing["time_us"]
+    assert (timing["captured"], timing["l2"], timing["throttled"]) == (True, l2, 0)
+    assert 0 < timing["floor_us"] < timing["time_us"]
+    assert timing["calls"] * timing["time_us"] > 90  # microseconds in a sample
+    assert timing["sm_mhz"] > 500
     assert 0.5 < timing["comparisons"]["eager"]["ratio"] < 20
 
 

@@ -113,6 +113,8 @@ def test_each_tool_finds_what_no_result_shows_and_the_others_pass(
     failed = found.pop(f"sanitizer[{tool}]")
     assert failed["verdict"] == "FAIL", result.stdout.str()
     assert words in failed["reason"]
+    if name == "reads_beyond":  # what lies there nobody has written either
+        found.pop("sanitizer[initcheck]")
     assert {item["verdict"] for item in found.values()} == {"PASS"}, result.stdout.str()
 
 

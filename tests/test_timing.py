@@ -99,6 +99,8 @@ def test_a_copy_is_not_kept_and_its_figures_are_possible_ones(measure: Measure) 
     assert min(found.samples_us) <= found.time_us <= max(found.samples_us)
     assert summary["gb_s"] == pytest.approx(2 * 4 * 64 * 256 / found.time_us / 1e3)
     assert 0 < summary["pct_roof"] <= 100 * session.MEASURED_LIMIT
+    reached = [summary[unit] / summary["roof"][unit] for unit in ("gb_s", "tflops")]
+    assert summary["pct_roof"] == pytest.approx(100 * max(reached))
     assert (summary["l2"], summary["pct_datasheet"]) == ("warm", None)
 
 

@@ -93,7 +93,7 @@ def test_two_names_are_installed_and_no_others(wheel: Path) -> None:
 def test_all_that_a_user_needs_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         inside = set(files.namelist())
-    kinds = (".py", ".yaml", ".json", ".md", ".typed")
+    kinds = (".py", ".yaml", ".json", ".md", ".typed", ".html", ".css", ".js")
     for top, place in (
         ("pytest_autokernel", "pytest_autokernel"),
         ("agent", "autokernel_agent"),
@@ -133,7 +133,7 @@ def test_kernels_are_judged_in_a_foreign_repository(installed: Path, foreign: Pa
 
 def test_the_command_line_is_there(installed: Path, foreign: Path) -> None:
     told = succeed(installed / "autokernel", "--help", cwd=foreign)
-    for command in ("optimize", "log", "show"):
+    for command in ("optimize", "log", "show", "report"):
         assert command in told
     missing = run(installed / "autokernel", "optimize", "no/such/kernel.py", cwd=foreign)
     assert missing.returncode != 0

@@ -34,7 +34,8 @@ def load(pointer, row, col, S, D, WIDEN: tl.constexpr):
     return tile
 
 
-@triton.jit
+# Compiled once for all lengths: what is aligned follows from D.
+@triton.jit(do_not_specialize=["H", "G", "SQ", "SK"])
 def attend(
     q, k, v, y, H, G, SQ, SK, D, scale, CAUSAL: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr, WIDEN: tl.constexpr,

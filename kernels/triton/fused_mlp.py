@@ -50,7 +50,7 @@ def load(pointer, row, col, M, N, WIDEN: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # compiled once for all numbers of rows
 def gated(
     x, w_gate, w_up, hidden, M, N, K, ACTIVATION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, WIDEN: tl.constexpr,
@@ -73,7 +73,7 @@ def gated(
     tl.store(hidden + row.to(tl.int64)[:, None] * N + col[None, :], gate * up, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])  # compiled once for all numbers of rows
 def linear(
     x, w, y, M, N, K,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, WIDEN: tl.constexpr,

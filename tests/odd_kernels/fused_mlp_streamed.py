@@ -1,4 +1,6 @@
-"""One kernel: the hidden numbers, in fp32, never leave the program that made them."""
+"""One kernel: the hidden numbers, in fp32, never leave the program that made them.
+
+On a CPU: whole rows of the result are held, for which no GPU has the room."""
 
 import triton
 import triton.language as tl

@@ -26,5 +26,6 @@ def kernel_fn(x, weight, eps=1e-6):
         rows, cols = x.shape
         block = triton.next_power_of_2(cols)
         grid = ((rows + 1) // 2,)
-        two_rows[grid](x.contiguous(), weight.contiguous(), y, rows, cols, eps, block)
+        operands = x.contiguous(), weight.contiguous(), y, rows, cols, eps, block
+        two_rows[grid](*operands, num_warps=min(32, max(4, block // 1024)))
     return y
