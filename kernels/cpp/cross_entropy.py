@@ -36,7 +36,7 @@ SOURCE = r"""
 #include <vector>
 
 using floats = float __attribute__((vector_size(4 * WIDTH)));  // GCC's and Clang's
-using ints = int32_t __attribute__((vector_size(4 * WIDTH)));
+using words = uint32_t __attribute__((vector_size(4 * WIDTH)));
 constexpr int STEP = WIDTH * UNROLL;
 constexpr int64_t IGNORED = -100;
 
@@ -75,7 +75,7 @@ inline floats exponential(floats x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    floats power = bits<floats>((bits<ints>(shifted) << 23) + 0x3f800000);
+    floats power = bits<floats>((bits<words>(shifted) << 23) + 0x3f800000u);
     return x < -87.0f ? floats{} : p * power;
 }
 
