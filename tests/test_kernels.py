@@ -37,9 +37,10 @@ def test_kernels_are_right(case: str, reasons: dict[str, str | None]) -> None:
     assert reasons[case] is None
 
 
-def test_every_op_has_its_triton_kernel() -> None:
-    assert {name for name in KERNELS if name.startswith("triton/")} == {
-        f"triton/{op}" for op in OPS
+@pytest.mark.parametrize("backend", ["triton", "cpp"])
+def test_every_op_has_its_kernel(backend: str) -> None:
+    assert {name for name in KERNELS if name.startswith(f"{backend}/")} == {
+        f"{backend}/{op}" for op in OPS
     }
 
 

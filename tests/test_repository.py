@@ -154,8 +154,9 @@ def test_the_agent_reaches_the_judge_through_pytest_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", REFERENCES, ids=name)
-def test_every_op_has_its_starter(path: Path) -> None:
-    assert (ROOT / "kernels" / "triton" / path.name).is_file()
+def test_every_op_has_its_starters(path: Path) -> None:
+    for backend in ("triton", "cpp"):
+        assert (ROOT / "kernels" / backend / path.name).is_file()
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=name)
