@@ -197,11 +197,18 @@ def _several(op: Op, dims: Dims) -> dict[str, int]:
 
 
 def timed_cases(op: Op, name: TargetName) -> list[Case]:
-    """What the roofline is measured on, whatever the effort, in the dtype that users run there."""
+    """What the roofline is measured on, whatever the effort, in the dtype that users run there.
+    Where a timed size cannot be cut down to what is reasonable, the largest that can takes its
+    place."""
     dtype: Dtype = "bf16" if name == "cuda" else "fp32"
-    cases = [Case(size, op.sizes[size], dtype) for size in op.timed]
     room = Target(name, TIMED_ELEMENTS[name])
-    return [fitted for case in cases if (fitted := fit(op, case, room)) is not None]
+    found: dict[str, Case] = {}
+    for timed in op.timed:
+        for size in (timed, *reversed(_by_size(op))):
+            if fitted := fit(op, Case(size, op.sizes[size], dtype), room):
+                found[size] = fitted
+                break
+    return list(found.values())
 
 
 def tools(name: TargetName, effort: Effort) -> tuple[Tool, ...]:

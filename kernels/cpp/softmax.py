@@ -33,11 +33,11 @@ SOURCE = r"""
 
 #if WIDTH == 1
 using floats = float;
-using ints = int32_t;
+using words = uint32_t;
 inline float lane(floats v, int) { return v; }
 #else  // the vectors that GCC and Clang share
 using floats = float __attribute__((vector_size(4 * WIDTH)));
-using ints = int32_t __attribute__((vector_size(4 * WIDTH)));
+using words = uint32_t __attribute__((vector_size(4 * WIDTH)));
 inline float lane(floats v, int l) { return v[l]; }
 #endif
 constexpr int STEP = WIDTH * UNROLL;
@@ -92,7 +92,7 @@ inline floats exponential(floats x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    floats power = bits<floats>((bits<ints>(shifted) << 23) + 0x3f800000);
+    floats power = bits<floats>((bits<words>(shifted) << 23) + 0x3f800000u);
     return x < -87.0f ? floats{} : p * power;
 }
 
