@@ -1,6 +1,6 @@
 """Cuts the sum to bf16 instead of rounding it.
 
-Killed by smoke: precision|dtype
+Killed by smoke: off by|precision|dtype
 """
 
 import ctypes
