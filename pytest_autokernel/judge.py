@@ -288,10 +288,11 @@ class Judge:
         """The spec of a GPU that nobody described: measured, and kept for the next run."""
         text = to_yaml(device, [self.ceilings("cuda", GPU_WORKING_SET, d) for d in KINDS])
         self.measured_spec = text
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / f"{stem(device)}.yaml")
+        with contextlib.suppress(OSError):  # a cache that cannot be written is none
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / "part"
+            part.write_text(text, encoding="utf-8")
+            part.replace(folder / f"{stem(device)}.yaml")
         return find_spec(device, load_specs((SHIPPED / "gpu_specs", folder)))
 
 
