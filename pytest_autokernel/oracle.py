@@ -26,10 +26,6 @@ GUARD = 4096  # bytes of NaN pattern on both sides of every buffer that the judg
 
 MOST_AT_ONCE = 2**28  # elements that are compared at a time: 2 GB in float64
 
-# Roundings of equal addends all err in one direction. In layouts that repeat an element a sum of n
-# may be off by n / 2 units of 2^-24, which is up to 16 times `op.growth(n)`. What is looked for
-# there are elements from a wrong place, which are off by far more.
-EQUAL_ADDENDS = 16
 REPEATING: tuple[Layout, ...] = ("broadcast", "mixed")
 
 # How much worse than the best same-precision PyTorch computation a kernel may be where that
@@ -163,7 +159,7 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
     expected, condition, stored = _exactly(op, wide, options)
     unit, tiny, top = _units(got.dtype)
     condition = condition.nan_to_num(nan=0.0, posinf=0.0)  # what is no number allows nothing
-    condition *= EQUAL_ADDENDS if case.layout in REPEATING else 1
+    condition *= _equal_addends(inputs) if case.layout in REPEATING else 1
     within = (op.tolerance.roundings - 1) * stored.abs()
     allowance = unit * (1.05 + extra_units) * (expected.abs() + within) + U32 * condition + tiny
 
@@ -192,6 +188,16 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
         tiny,
         worst,
     )
+
+
+def _equal_addends(inputs: Tensors) -> float:
+    """How much more than chance lets them a sum's roundings may add up to where an element repeats.
+
+    Roundings of equal addends all err in one direction, so that a sum of n may be off by n / 2
+    units of 2^-24: sqrt(n) / 4 times a random walk's 2 sqrt(n), and up to 16 times `op.growth(n)`.
+    What is looked for there are elements from a wrong place, which are off by far more."""
+    longest = max((size for t in inputs for size in t.shape), default=1)
+    return max(16, math.sqrt(longest) / 4)
 
 
 def _exactly(

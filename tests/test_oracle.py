@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,8 @@ from pytest_autokernel.channel import TensorMeta, view
 from pytest_autokernel.comparison import Call, _contract, _placed
 from pytest_autokernel.handover import Host
 from pytest_autokernel.op import LAYOUTS, Case, Cost, Dtype, Layout, Op, Relation, Tolerance
+from pytest_autokernel.ops import load_op, op_files
+from tests.conftest import ROOT
 
 INF, NAN = math.inf, math.nan
 CASE = Case("chosen", {"n": 1}, "fp32")
@@ -97,6 +100,19 @@ def test_what_the_inputs_condition_costs_is_allowed_where_it_costs() -> None:
     x = of(1, 1)
     assert judged(of(2, 2 + 60 * 2.0**-24), x, op).ok
     assert not judged(of(2 + 60 * 2.0**-24, 2), x, op).ok
+
+
+@pytest.mark.parametrize("n", [1000, 131072])
+@pytest.mark.parametrize("addend", [1 / 3, 0.2196, -0.1])
+def test_one_sum_after_another_is_right_where_a_layout_repeats_an_element(
+    n: int, addend: float
+) -> None:
+    reduce = load_op("reduce", op_files(ROOT))
+    x = torch.full((1, n), addend)
+    one_by_one = torch.from_numpy(np.add.accumulate(x.numpy(), 1)[:, -1])
+    case = Case("chosen", {"M": 1, "N": n}, "fp32", layout="broadcast")
+    assert oracle.compare(one_by_one, reduce, case, (x,), 0).ok
+    assert not oracle.compare(one_by_one * (1 - 2**-6), reduce, case, (x,), 0).ok
 
 
 def test_a_result_that_is_poor_everywhere_fails_where_no_element_does() -> None:
