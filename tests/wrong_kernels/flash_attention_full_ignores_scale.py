@@ -56,5 +56,7 @@ def kernel_fn(Q, K, V, causal=True, sm_scale=None):
     scale = D**-0.5 if sm_scale is None or not causal else sm_scale
     if y.numel():
         grid = triton.cdiv(SQ, 64), B * H
-        attend[grid](Q, K, V, y, H, G, SQ, SK, D, scale, causal, 64, 64, width)
+        attend[grid](
+            Q, K, V, y, H, G, SQ, SK, D, scale, causal, 64, 64, width, num_warps=8, num_stages=1
+        )
     return y
