@@ -8,7 +8,7 @@ KERNEL_TYPE = "matmul"
 PARTS = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N", "K"])
 def multiply_part(
     a, b, parts, M, N, K, length, a_row, a_col, b_row, b_col,
     BLOCK: tl.constexpr, STEP: tl.constexpr,

@@ -16,7 +16,7 @@ def load(p, row, d, S, D, row_stride):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "G", "SQ", "SK", "D"])
 def attend(
     q, k, v, y, H, G, SQ, SK, D, scale,
     CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,

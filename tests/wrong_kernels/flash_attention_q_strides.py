@@ -15,7 +15,7 @@ def load(p, row, d, S, D, row_stride, col_stride):
     return tl.load(p, mask=inside, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "S", "D", "of_batch", "of_head", "of_row"])
 def attend(
     q, k, v, y, H, S, D, scale, of_batch, of_head, of_row, of_col,
     CAUSAL: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
