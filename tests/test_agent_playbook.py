@@ -1,20 +1,30 @@
-"""The tuner and its playbook: when it tries a rewrite, and how it goes on from there."""
+"""The tuner and its playbook: when it tries a rewrite, and how it goes on from there; and Optuna as
+the way to search."""
 
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
+from autokernel_agent.errors import Refused
+from autokernel_agent.proposers import PROPOSERS, Settings
 from autokernel_agent.proposers.literals import literal
 from autokernel_agent.proposers.proposer import Edit, Situation, Try
 from autokernel_agent.proposers.rewrites import rewritten
-from autokernel_agent.proposers.tuner import BETWEEN, LULL, MOST, Tuner
+from autokernel_agent.proposers.space import Space
+from autokernel_agent.proposers.tuner import BETWEEN, LULL, MOST, SEARCHES, Tuner
 from autokernel_agent.report import Report, Speedup
 from hypothesis import given
 from hypothesis import strategies as st
 
 from . import agent_fakes
+from .agent_cli import Cli
 from .agent_fakes import KERNEL
+from .agent_repository import PATH, user_repository
 from .conftest import ROOT
 
 STARTER = (ROOT / "tests/starters/softmax.py").read_text(encoding="utf-8")
@@ -157,3 +167,86 @@ class TestRewrites:
         assert edit is not None
         assert "cols > col" in edit.text
         assert edit.description.startswith("warps")
+
+
+class TestOptuna:
+    @pytest.fixture(autouse=True)
+    def _optuna(self, request: pytest.FixtureRequest) -> None:
+        if "without" not in request.node.name:
+            pytest.importorskip("optuna", reason="the extra optuna is not installed")
+
+    SPACE = Space.of(
+        {"a": [1, 2, 4, 8], "b": [1, 2, 4], "c": ["x", "y"], "rules": ["a * b <= 16"]},
+        {"a": 1, "b": 1, "c": "x"},
+    )
+
+    def test_tries_every_valid_configuration_once_and_no_other(self) -> None:
+        search = SEARCHES["optuna"](self.SPACE, (0, 0, 0), 1)
+        tried = []
+        while point := search.ask():
+            tried.append(point)
+            search.tell(point, False, None if len(tried) % 3 else 0.5 + len(tried) / 20)
+        assert sorted(tried) == sorted(point for point in self.SPACE.valid if point != (0, 0, 0))
+
+    def test_learns_where_it_is_fast(self) -> None:
+        """Of 256 points on 4 axes the fastest tenth is half of what is tried after a start."""
+        space = Space.of({c: [1, 2, 3, 4] for c in "abcd"}, dict.fromkeys("abcd", 1))
+        search = SEARCHES["optuna"](space, (0, 0, 0, 0), 1)
+        tried = []
+        for _ in range(40):
+            point = search.ask()
+            assert point is not None
+            tried.append(sum(point))
+            search.tell(point, False, 1 + sum(point) / 10)
+        assert sum(tried[20:]) / 20 > sum(tried[:10]) / 10 + 1
+
+    def test_told_its_past_again_goes_on_as_if_never_stopped(self) -> None:
+        def run(search: Any, most: int, told: list[Any]) -> list[Any]:
+            for point in told:
+                search.tell(point, sum(point) > 4, 1 + sum(point) / 10)
+            asked = []
+            for _ in range(most):
+                asked.append(point := search.ask())
+                search.tell(point, sum(point) > 4, 1 + sum(point) / 10)
+            return asked
+
+        make = SEARCHES["optuna"]
+        whole = run(make(self.SPACE, (0, 0, 0), 7), 12, [])
+        assert run(make(self.SPACE, (0, 0, 0), 7), 7, whole[:5]) == whole[5:]
+        assert run(make(self.SPACE, (0, 0, 0), 8), 12, []) != whole
+
+    def test_is_chosen_by_an_option_and_named_in_the_ledger(self) -> None:
+        settings = Settings({}, search="optuna")
+        assert settings.names == ["optuna"]
+        edit = ask(PROPOSERS["tuner"](KERNEL, 1, settings))  # type: ignore[arg-type]
+        assert edit is not None
+        assert "->" in edit.description
+
+    def test_without_the_package_it_is_refused_with_what_to_install(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        with pytest.raises(Refused, match=r"pip install 'pytest-autokernel\[optuna\]'"):
+            Tuner(KERNEL, 1, "optuna")
+
+    @pytest.mark.parametrize(
+        ("given", "reason"),
+        [
+            (("--search", "random"), "expected one of local, optuna, got 'random'"),
+            (("--search", "optuna", "--proposer", "llm"), "is for --proposer tuner, got 'llm'"),
+        ],
+    )
+    def test_a_search_that_fits_nothing_is_refused_even_without_the_package(
+        self, tmp_path: Path, given: tuple[str, ...], reason: str
+    ) -> None:
+        cli = Cli(user_repository(tmp_path / "repo"), tmp_path)
+        done = cli("optimize", PATH, *given)
+        assert done.returncode == 2
+        assert reason in " ".join(done.stderr.replace("│", " ").split())
+
+    def test_a_run_of_the_command_line_searches_with_it(self, tmp_path: Path) -> None:
+        cli = Cli(user_repository(tmp_path / "repo"), tmp_path)
+        done = cli("optimize", PATH, "--tag", "t", "--search", "optuna", "--experiments", "4")
+        assert done.returncode == 0, done.stderr
+        assert "tuner optuna" in done.stdout
+        assert "experiments" in done.stdout

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import Refused
 from .literals import literal, rewrite
+from .optuna_search import OptunaSearch
 from .proposer import Edit, Situation, Try
 from .rewrites import REWRITES, rewritten
 from .search import Engine, Search
@@ -25,7 +26,10 @@ LULL = 6  # experiments without a gain before a rewrite is tried
 BETWEEN = 2  # experiments of the search between two rewrites that did not gain
 MOST = 4  # experiments for a rewrite: as it starts, and with other values of what it opened
 
-SEARCHES: Mapping[str, Callable[[Space, Point, int], Engine]] = {"local": Search}
+SEARCHES: Mapping[str, Callable[[Space, Point, int], Engine]] = {
+    "local": Search,
+    "optuna": OptunaSearch,
+}
 
 
 @dataclass
