@@ -18,7 +18,7 @@ from autokernel_agent.proposers.rewrites import rewritten
 from autokernel_agent.proposers.space import Space
 from autokernel_agent.proposers.tuner import BETWEEN, LULL, MOST, SEARCHES, Tuner
 from autokernel_agent.report import Report, Speedup
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from . import agent_fakes
@@ -142,6 +142,7 @@ class TestRewrites:
         edits = asked(Tuner(text, 1), most=LULL + 4)
         assert rewrites(edits)[0] == "exp2"
 
+    @settings(max_examples=10)  # each parses a kernel some hundred times
     @given(seed=st.integers(0, 99), stop=st.integers(0, 40), text=st.sampled_from([STARTER, WIDE]))
     def test_told_its_past_again_it_goes_on_as_if_never_stopped(
         self, seed: int, stop: int, text: str
@@ -150,11 +151,11 @@ class TestRewrites:
             speedup = random.Random(f"{seed}{edit.text}").uniform(0.5, 1.5)
             return speedup > 1.4, None if speedup < 0.6 else speedup
 
-        edits = asked(Tuner(text, seed), outcome, most=50)
+        edits = asked(Tuner(text, seed), outcome, most=40)
         again = Tuner(text, seed)
         for edit in edits[:stop]:
             tell(again, edit, *outcome(edit))
-        assert asked(again, outcome, most=50 - min(stop, len(edits))) == edits[stop:]
+        assert asked(again, outcome, most=40 - min(stop, len(edits))) == edits[stop:]
 
     def test_of_what_another_proposer_kept_begin_anew(self) -> None:
         tuner = Tuner(STARTER, 1)
@@ -216,9 +217,9 @@ class TestOptuna:
         assert run(make(self.SPACE, (0, 0, 0), 8), 12, []) != whole
 
     def test_is_chosen_by_an_option_and_named_in_the_ledger(self) -> None:
-        settings = Settings({}, search="optuna")
-        assert settings.names == ["optuna"]
-        edit = ask(PROPOSERS["tuner"](KERNEL, 1, settings))  # type: ignore[arg-type]
+        chosen = Settings({}, search="optuna")
+        assert chosen.names == ["optuna"]
+        edit = ask(PROPOSERS["tuner"](KERNEL, 1, chosen))  # type: ignore[arg-type]
         assert edit is not None
         assert "->" in edit.description
 

@@ -55,7 +55,7 @@ APPLIES = {
 }
 PAIRS = [(file, name) for file, names in APPLIES.items() for name in names]
 # Values with which what a rewrite opens is at work on the small cases of a CPU.
-SMALL = {"resident": 32, "step": 128, "tile": 64, "per_sm": 1, "fill": 64, "group": 2}
+SMALL = {"resident": 64, "step": 512, "tile": 256, "per_sm": 4, "fill": 4, "group": 2}
 # What is judged: one file for each way in which a rewrite applies.
 JUDGED = [*(path for path in APPLIES if "starters" in path), "kernels/triton/matmul.py",
           "kernels/cpp/rmsnorm.py"]  # fmt: skip

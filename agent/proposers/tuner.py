@@ -97,7 +97,7 @@ class Tuner:
         self._lull = 0
         self._trial: Trial | None = None
         self._trials: collections.Counter[str] = collections.Counter()
-        self._failed: set[tuple[str, str]] = set()  # rewrites, and the incumbents they failed on
+        self._failed: set[tuple[str, str]] = set()  # what did not apply, or gain, and on which text
         self._open(text)
         self._choose()
 
@@ -153,10 +153,12 @@ class Tuner:
             if not untried or (name, text) in self._failed:
                 continue
             changed = rewritten(name, text)
-            if changed is not None and _size(changed) <= MOST_POINTS:
-                self._trials[name] += 1
-                new = [axis for axis in _axes(changed) if axis not in _axes(text)]
-                return Trial(name, self._opened(changed, new))
+            if changed is None or _size(changed) > MOST_POINTS:
+                self._failed.add((name, text))  # asked once for each text
+                continue
+            self._trials[name] += 1
+            new = [axis for axis in _axes(changed) if axis not in _axes(text)]
+            return Trial(name, self._opened(changed, new))
         return None
 
 

@@ -30,8 +30,9 @@ def rewrite(source: Source) -> bool:
     if not lines or not included or taken or min(lines) < max(included):
         return False
     for number in lines:
-        indent = re.match(r"\s*", source.line(number))
-        source.insert(number, f"{indent.group() if indent else ''}#pragma GCC unroll TURNS")
+        line = source.line(number)
+        indent = line[: len(line) - len(line.lstrip())]
+        source.insert(number, f"{indent}#pragma GCC unroll TURNS")
     # The pragma takes a constant, and does not expand a macro.
     source.insert(max(included) + 1, "constexpr int TURNS = UNROLL_LOOPS;")
     source.open([CHOICE])
@@ -40,7 +41,8 @@ def rewrite(source: Source) -> bool:
 
 def _is_plain(source: Source, number: int) -> bool:
     """Whether a line is a loop with its statement in it, or in the next line."""
-    loop, below = LOOP.fullmatch(source.line(number)), source.line(number + 1)
-    return bool(loop) and (
-        bool(loop.group(2)) or (below.endswith(";") and not CONTROL.match(below))
-    )
+    loop = LOOP.fullmatch(source.line(number))
+    if loop is None:
+        return False
+    below = source.line(number + 1)
+    return bool(loop[2]) or (below.endswith(";") and not CONTROL.match(below))
