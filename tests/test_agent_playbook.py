@@ -219,7 +219,9 @@ class TestOptuna:
     def test_is_chosen_by_an_option_and_named_in_the_ledger(self) -> None:
         chosen = Settings({}, search="optuna")
         assert chosen.names == ["optuna"]
-        edit = ask(PROPOSERS["tuner"](KERNEL, 1, chosen))  # type: ignore[arg-type]
+        tuner = PROPOSERS["tuner"](KERNEL, 1, chosen)
+        assert isinstance(tuner, Tuner)
+        edit = ask(tuner)
         assert edit is not None
         assert "->" in edit.description
 

@@ -11,7 +11,7 @@ import ast
 from dataclasses import dataclass
 
 from .source import Launch, Source
-from .syntax import calls, dotted, option
+from .syntax import calls, dotted, option, targets
 
 REDUCTIONS = ("tl.sum", "tl.max", "tl.min")
 # What acts on each element alone.
@@ -67,18 +67,22 @@ def _statements(
     plain; None if it has any."""
     body: list[ast.Assign | ast.AugAssign | ast.Expr] = []
     for number, statement in enumerate(kernel.body):
+        if not isinstance(statement, ast.Assign | ast.AugAssign | ast.Expr):
+            return None
         if number == 0 and isinstance(statement, ast.Expr) and _is_text(statement.value):
             continue
-        if isinstance(statement, ast.Assign):
-            plain = len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name)
-        elif isinstance(statement, ast.AugAssign):
-            plain = isinstance(statement.target, ast.Name)
-        else:
-            plain = isinstance(statement, ast.Expr) and any(calls(statement, "tl.store"))
-        if not plain or not all(map(_is_plain, ast.walk(statement.value))):  # type: ignore[attr-defined]
+        if not _is_simple(statement) or not all(map(_is_plain, ast.walk(statement.value))):
             return None
-        body.append(statement)  # type: ignore[arg-type]
+        body.append(statement)
     return body
+
+
+def _is_simple(statement: ast.Assign | ast.AugAssign | ast.Expr) -> bool:
+    """Whether it stores, or assigns to one name."""
+    if isinstance(statement, ast.Expr):
+        return any(calls(statement, "tl.store"))
+    into = targets(statement)
+    return len(into) == 1 and isinstance(into[0], ast.Name)
 
 
 def _is_text(node: ast.expr) -> bool:
