@@ -24,7 +24,7 @@ from . import page, session, stop
 from .errors import JudgeFailed, Refused, is_full_disk
 from .ledger import HOME, Ledger
 from .options import parse_duration
-from .proposers import PROPOSERS, Settings
+from .proposers import PROPOSERS, SEARCHES, Settings
 from .proposers import secrets as keys_of
 from .records import Experiment
 from .repository import Repository
@@ -65,6 +65,12 @@ def parse_proposer(name: str) -> str:
     return name
 
 
+def parse_search(name: str) -> str:
+    if name not in SEARCHES:
+        raise typer.BadParameter(f"expected one of {', '.join(SEARCHES)}, got {name!r}")
+    return name
+
+
 Tag = Annotated[str | None, typer.Option(help="Which work to show. (default: the latest)")]
 
 
@@ -102,6 +108,14 @@ def optimize(
     proposer: Annotated[
         str, typer.Option(parser=parse_proposer, metavar="NAME", help="Who proposes edits.")
     ] = "tuner",
+    search: Annotated[
+        str,
+        typer.Option(
+            parser=parse_search,
+            metavar="NAME",
+            help="How the tuner searches: local, or optuna (an extra).",
+        ),
+    ] = "local",
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The kernels' shares of the run time, as YAML or JSON."),
@@ -130,8 +144,11 @@ def optimize(
     named = kernels or ([plan] if plan else [])
     if not named:
         raise typer.BadParameter("expected kernel files, or --plan FILE, got neither")
+    if search != Settings.search and proposer != "tuner":
+        raise typer.BadParameter(f"--search {search} is for --proposer tuner, got {proposer!r}")
     settings = Settings(
         environment=dict(os.environ),
+        search=search,
         model=model,
         base_url=base_url,
         key_env=key_env,

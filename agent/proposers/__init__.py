@@ -9,12 +9,12 @@ from .command import Command, probe
 from .llm import Llm
 from .proposer import Edit, ProposalFailed, Proposer, Situation, Try
 from .settings import Settings
-from .tuner import Tuner
+from .tuner import SEARCHES, Tuner
 
 # Each is opened with the text of the kernel to start from, a seed, and what the user settled.
 # Opening raises Refused where a proposer cannot work so.
 PROPOSERS: Mapping[str, Callable[[str, int, Settings], Proposer]] = {
-    "tuner": lambda text, seed, settings: Tuner(text, seed),
+    "tuner": lambda text, seed, settings: Tuner(text, seed, settings.search),
     "command": lambda text, seed, settings: Command(settings),
     "llm": lambda text, seed, settings: Llm(settings),
 }
@@ -34,6 +34,7 @@ def secrets(settings: Settings) -> frozenset[str]:
 
 __all__ = [
     "PROPOSERS",
+    "SEARCHES",
     "Edit",
     "ProposalFailed",
     "Proposer",

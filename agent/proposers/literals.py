@@ -7,6 +7,7 @@ else, so that a diff shows the experiment and no reformatting.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,9 +37,14 @@ def rewrite(text: str, name: str, changes: Mapping[str, Any]) -> str:
     return source.decode()
 
 
+@functools.lru_cache(maxsize=16)  # a run that is taken up again asks the same texts many times
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def _find(text: str, name: str) -> ast.expr | None:
     try:
-        tree = ast.parse(text)
+        tree = _parsed(text)
     except SyntaxError as error:
         raise Refused(
             f"the kernel file has a syntax error in line {error.lineno}: {error.msg}"

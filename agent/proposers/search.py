@@ -19,11 +19,27 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
+from typing import Protocol
 
 from .space import Point, Space, moved
 
 PATIENCE = 6  # experiments without a gain before a walk is given up
 BETTER = math.log(1.01)  # what counts as a gain within a walk
+
+
+class Engine(Protocol):
+    """A way to search a space. What it asks next depends on nothing but what it was told."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every point was tried."""
+
+    def ask(self) -> Point | None:
+        """The point to try next, or None once the space is exhausted."""
+
+    def tell(self, point: Point, kept: bool, speedup: float | None) -> None:
+        """What became of a point. `speedup` is over the incumbent of that moment; None says
+        that the kernel was wrong or was not timed."""
 
 
 class Search:
@@ -37,6 +53,10 @@ class Search:
         self._centre, self._centre_score, self._stalls = start, 0.0, PATIENCE
         self._gains = [0.0] * len(start)
         self._jumped: set[int] = set()
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._unseen
 
     def ask(self) -> Point | None:
         """The point to try next, or None once the space is exhausted."""

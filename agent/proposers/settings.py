@@ -1,4 +1,4 @@
-"""What the user settles of proposers; the tuner needs none of it."""
+"""What the user settles of proposers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Sandbox = Literal["auto", "require", "off"]
 
 @dataclass(frozen=True)
 class Settings:
-    """`environment` is the user's own, of which an agent gets what its profile names and what
-    `agent_env` names, and a model's endpoint what `key_env` names. `limit_s` is for one
-    proposal, `stall_s` for a silence within it."""
+    """`search` is how the tuner searches. `environment` is the user's own, of which an agent gets
+    what its profile names and what `agent_env` names, and a model's endpoint what `key_env` names.
+    `limit_s` is for one proposal, `stall_s` for a silence within it."""
 
     environment: Mapping[str, str]
+    search: str = "local"
     model: str | None = None
     base_url: str | None = None
     key_env: str = "OPENAI_API_KEY"
@@ -33,6 +34,7 @@ class Settings:
 
     @property
     def names(self) -> list[str]:
-        """Who it is, for the ledger: the agent and its model, as far as they are named."""
+        """Who it is, for the ledger: search, agent and model, as far as they are named."""
         program = [Path(word).name for word in (self.agent_command or "").split()[:1]]
-        return [name for name in (self.agent, *program, self.model) if name]
+        search = self.search if self.search != "local" else None
+        return [name for name in (search, self.agent, *program, self.model) if name]

@@ -1,68 +1,187 @@
-"""The built-in proposer: tries values of the kernel's `SPACE` in its `CONFIG`."""
+"""The built-in proposer: a search over the kernel's `SPACE`, and rewrites of its source.
+
+While values still gain, it tries values. When they no longer do, it tries what the playbook has
+for this kernel: a rewrite as it starts, then a few values of what the rewrite opened. What is kept
+is where the search goes on, in the wider space.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import collections
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Refused
 from .literals import literal, rewrite
+from .optuna_search import OptunaSearch
 from .proposer import Edit, Situation, Try
-from .search import Search
+from .rewrites import REWRITES, rewritten
+from .search import Engine, Search
+from .space import MOST as MOST_POINTS
 from .space import Point, Space
 
+LULL = 6  # experiments without a gain before a rewrite is tried
+BETWEEN = 2  # experiments of the search between two rewrites that did not gain
+MOST = 4  # experiments for a rewrite: as it starts, and with other values of what it opened
 
-class Tuner:
-    """An iterated local search over the configurations that the kernel file itself declares."""
+SEARCHES: Mapping[str, Callable[[Space, Point, int], Engine]] = {
+    "local": Search,
+    "optuna": OptunaSearch,
+}
 
-    def __init__(self, text: str, seed: int) -> None:
-        self._seed = seed
-        self._open(text)
 
-    def ask(self, situation: Situation) -> Edit | None:
-        point = self._search.ask()
+@dataclass
+class Walk:
+    """A search over some axes of a text, which is its incumbent."""
+
+    text: str
+    space: Space
+    engine: Engine
+
+    def ask(self) -> Edit | None:
+        point = self.engine.ask()
         if point is None:
             return None
-        old, new = literal(self._text, "CONFIG"), self._space.values(point)
+        old, new = literal(self.text, "CONFIG"), self.space.values(point)
         changes = _changes(old, new)
-        description = ", ".join(f"{name} {old[name]} -> {value}" for name, value in changes.items())
-        return Edit(rewrite(self._text, "CONFIG", changes), description)
+        words = ", ".join(f"{name} {old[name]} -> {value}" for name, value in changes.items())
+        return Edit(rewrite(self.text, "CONFIG", changes), words)
 
-    def tell(self, tried: Try) -> None:
-        """An edit that is none of the tuner's own, in a tag on which others work too, is where to
-        go on from if it was kept, and says nothing of the space if not."""
-        point = self._point_of(tried.text)
-        if point is not None:
-            speedup = tried.speedup.ratio if tried.verdict == "PASS" and tried.speedup else None
-            self._search.tell(point, tried.kept, speedup)
-        if tried.kept and point is not None:
-            self._text = tried.text
-        elif tried.kept:
-            self._open(tried.text)
-
-    def _open(self, text: str) -> None:
-        config, declared = literal(text, "CONFIG"), literal(text, "SPACE")
-        for name, value in (("CONFIG", config), ("SPACE", declared)):
-            if not isinstance(value, dict):
-                raise Refused(
-                    f"the tuner needs a dictionary literal {name} in the kernel file, found "
-                    f"{value!r}: declare CONFIG = {{...}} and SPACE = {{axis: [values], ...}}"
-                )
-        self._space = Space.of(declared, config)
-        self._search = Search(self._space, self._space.point(config), self._seed)
-        self._text = text
-
-    def _point_of(self, text: str) -> Point | None:
+    def point_of(self, text: str) -> Point | None:
         """The point of the space that a text is, None if it differs in more than that."""
         try:
             config = literal(text, "CONFIG")
         except Refused:
             return None
-        if not isinstance(config, dict) or not self._space.has(config):
+        if not isinstance(config, dict) or not self.space.has(config):
             return None
-        point = self._space.point(config)
-        changes = _changes(literal(self._text, "CONFIG"), self._space.values(point))
-        return point if rewrite(self._text, "CONFIG", changes) == text else None
+        point = self.space.point(config)
+        changes = _changes(literal(self.text, "CONFIG"), self.space.values(point))
+        return point if rewrite(self.text, "CONFIG", changes) == text else None
+
+
+@dataclass
+class Trial:
+    """A rewrite that is being tried: its walk is over the axes that it opened."""
+
+    name: str
+    walk: Walk
+    tried: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.tried >= MOST or (self.tried > 0 and self.walk.engine.exhausted)
+
+    def ask(self) -> Edit | None:
+        if not self.tried:
+            return Edit(self.walk.text, f"rewrite: {self.name}")
+        edit = self.walk.ask()
+        return edit and Edit(edit.text, f"rewrite: {self.name}, {edit.description}")
+
+    def tell(self, point: Point, tried: Try) -> None:
+        if self.tried:
+            self.walk.engine.tell(point, tried.kept, _speedup(tried))
+        self.tried += 1
+        if tried.verdict != "PASS" and self.tried == 1:
+            self.tried = MOST  # wrong as it starts: no value mends that
+
+
+class Tuner:
+    """Depends on nothing but what it is told: every choice is made while it is told something."""
+
+    def __init__(self, text: str, seed: int, search: str = "local") -> None:
+        self._seed = seed
+        self._search = SEARCHES[search]
+        self._lull = 0
+        self._trial: Trial | None = None
+        self._trials: collections.Counter[str] = collections.Counter()
+        self._failed: set[tuple[str, str]] = set()  # what did not apply, or gain, and on which text
+        self._open(text)
+        self._choose()
+
+    def ask(self, situation: Situation) -> Edit | None:
+        return (self._trial or self._walk).ask()
+
+    def tell(self, tried: Try) -> None:
+        """An edit that is none of the tuner's own, in a tag on which others work too, is where to
+        go on from if it was kept, and says nothing of the space if not."""
+        point = self._walk.point_of(tried.text)
+        if point is not None:
+            self._walk.engine.tell(point, tried.kept, _speedup(tried))
+            self._lull += 1
+        elif self._trial and (opened := self._trial.walk.point_of(tried.text)) is not None:
+            self._trial.tell(opened, tried)
+        if tried.kept:
+            self._keep(tried.text, same_space=point is not None)
+        self._choose()
+
+    def _keep(self, text: str, same_space: bool) -> None:
+        self._lull, self._trial = 0, None
+        if same_space:
+            self._walk.text = text
+        else:
+            self._open(text)
+
+    def _open(self, text: str) -> None:
+        self._walk = self._opened(text, _axes(text))
+
+    def _opened(self, text: str, axes: Sequence[str]) -> Walk:
+        declared, config = literal(text, "SPACE"), literal(text, "CONFIG")
+        rules = {"rules": declared["rules"]} if "rules" in declared else {}
+        space = Space.of({**{axis: declared[axis] for axis in axes}, **rules}, config)
+        return Walk(text, space, self._search(space, space.point(config), self._seed))
+
+    def _choose(self) -> None:
+        """End a trial that has nothing left, and begin one when the search needs it."""
+        if self._trial and self._trial.over:
+            self._failed.add((self._trial.name, self._walk.text))
+            self._trial, self._lull = None, LULL - BETWEEN
+        if self._trial:
+            return
+        exhausted = self._walk.engine.exhausted
+        if exhausted or self._lull >= LULL:
+            self._trial = self._next_trial(again=exhausted)
+
+    def _next_trial(self, again: bool) -> Trial | None:
+        """The first rewrite that applies and was not tried yet; or, `again`, was tried least, and
+        not on this text."""
+        text = self._walk.text
+        for name in sorted(REWRITES, key=lambda name: self._trials[name]):
+            untried = not self._trials[name] or again
+            if not untried or (name, text) in self._failed:
+                continue
+            changed = rewritten(name, text)
+            if changed is None or _size(changed) > MOST_POINTS:
+                self._failed.add((name, text))  # asked once for each text
+                continue
+            self._trials[name] += 1
+            new = [axis for axis in _axes(changed) if axis not in _axes(text)]
+            return Trial(name, self._opened(changed, new))
+        return None
+
+
+def _axes(text: str) -> list[str]:
+    """The axes of a kernel's SPACE."""
+    for name in ("CONFIG", "SPACE"):
+        value = literal(text, name)
+        if not isinstance(value, dict):
+            raise Refused(
+                f"the tuner needs a dictionary literal {name} in the kernel file, found "
+                f"{value!r}: declare CONFIG = {{...}} and SPACE = {{axis: [values], ...}}"
+            )
+    return [axis for axis in value if axis != "rules"]
+
+
+def _size(text: str) -> int:
+    """How many configurations a SPACE has, rules aside."""
+    declared = literal(text, "SPACE")
+    return math.prod(len(declared[axis]) for axis in _axes(text))
+
+
+def _speedup(tried: Try) -> float | None:
+    return tried.speedup.ratio if tried.verdict == "PASS" and tried.speedup else None
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
