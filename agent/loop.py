@@ -13,12 +13,12 @@ from typing import Protocol
 
 from . import schedule
 from .errors import Refused
-from .judge import Judge
+from .judge import Judge, experiment
 from .ledger import Ledger
 from .proposers import PROPOSERS, Edit, ProposalFailed, Proposer, Settings, Situation, Try
 from .proposers.program import reference_text
 from .records import Closing, Experiment, Proposal, commit_message
-from .report import Judgement, Report, judge_candidate, judge_starter, promising
+from .report import Judgement, Report, judge_starter
 from .stop import Progress, Stop
 from .usage import Usage
 
@@ -136,7 +136,7 @@ class Loop:
 
     def _ask(self, proposer: Proposer, history: Sequence[Try]) -> Edit | None:
         steps = [e for e in self.ledger.of(self.kernel) if e.kept or e.starter]
-        report = Report.parse(steps[-1].reports[0])
+        report = Report.parse(steps[-1].timed)
         proposals = [p for p in self.ledger.proposals if p.kernel == self.kernel]
         failures = [p.failure for p in proposals if p.experiment == self._next]
         situation = Situation(
@@ -185,24 +185,21 @@ class Loop:
         if not report.timings:
             why = "; ".join(report.not_passed) or "the judge gives no reason"
             raise Refused(f"{self.kernel} was not timed, so nothing can be optimised here: {why}")
-        experiment = self._experiment("starter", watch, judge_starter(report), [report])
-        self._record(dataclasses.replace(experiment, commit=experiment.parent))
+        found = self._experiment("starter", watch, judge_starter(report), [report])
+        self._record(dataclasses.replace(found, commit=found.parent))
 
     def _try(self, edit: Edit) -> Experiment:
         watch = Watch()
         self.display.trying(self._next, edit.description)
         seed = judge_seed(self.seed, self._next)
-        quick = self.judge.compare(edit.text, self._text(self._parent), seed)
-        full = self.judge.verify(edit.text, seed) if promising(quick) else None
-        judgement = judge_candidate(quick, full)
-        reports = [quick, full] if full else [quick]
-        experiment = self._experiment(edit.description, watch, judgement, reports)
+        judgement, reports = experiment(self.judge, edit.text, self._text(self._parent), seed)
+        found = self._experiment(edit.description, watch, judgement, reports)
         commit = self.ledger.repository.commit(
-            experiment.parent, self.kernel, edit.text, commit_message(experiment, self.ledger.tag)
+            found.parent, self.kernel, edit.text, commit_message(found, self.ledger.tag)
         )
-        experiment = dataclasses.replace(experiment, commit=commit)
-        self._record(experiment)
-        return experiment
+        found = dataclasses.replace(found, commit=commit)
+        self._record(found)
+        return found
 
     def _experiment(
         self, description: str, watch: Watch, judgement: Judgement, reports: Sequence[Report]

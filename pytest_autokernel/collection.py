@@ -25,6 +25,7 @@ from pytest_autokernel.subjects import WorkerSubject
 
 MARK = re.compile(r"^KERNEL_TYPE\b", re.MULTILINE)
 FUNCTIONS = (*STAGES, "roofline")
+SCREENED = ("smoke", "roofline")
 
 
 def is_kernel_file(path: Path, parent: pytest.Collector) -> bool:
@@ -60,7 +61,9 @@ class KernelModule(pytest.Module):
         return suite
 
     def funcnamefilter(self, name: str) -> bool:
-        return name in FUNCTIONS or (name == "sanitizer" and bool(self.tools))
+        screening = self.judge.settings.ask == "screen"
+        found = SCREENED if screening else FUNCTIONS
+        return name in found or (name == "sanitizer" and bool(self.tools) and not screening)
 
     def classnamefilter(self, name: str) -> bool:
         return False

@@ -68,11 +68,14 @@ def state(folder: Path) -> list[str]:
 class ScriptedJudge:
     """The scripted judge in this process."""
 
+    def screen(self, text: str, incumbent: str, seed: int) -> Report:
+        return Report.parse(agent_fakes.report(text, incumbent, seed, full=False, screen=True))
+
+    def judge(self, text: str, incumbent: str, seed: int) -> Report:
+        return Report.parse(agent_fakes.report(text, incumbent, seed, full=True))
+
     def compare(self, text: str, baseline: str | None, seed: int) -> Report:
         return Report.parse(agent_fakes.report(text, baseline, seed, full=False))
-
-    def verify(self, text: str, seed: int) -> Report:
-        return Report.parse(agent_fakes.report(text, None, seed, full=True))
 
 
 @dataclass

@@ -110,8 +110,8 @@ class TestARun:
 
 
 class NeverFaster(ScriptedJudge):
-    def compare(self, text: str, baseline: str | None, seed: int) -> Report:
-        return super().compare(KERNEL, baseline and KERNEL, seed)
+    def screen(self, text: str, incumbent: str, seed: int) -> Report:
+        return super().screen(KERNEL, KERNEL, seed)
 
 
 class AlwaysWrong(ScriptedJudge):

@@ -12,13 +12,13 @@ from ..display import word
 from ..errors import Refused
 from ..ledger import Ledger
 from ..records import Closing, Experiment, Judged, reproduce
-from ..report import Decision, Report, Speedup, Timing
+from ..report import Decision, Prospect, Report, Speedup, Timing
 
 MEANING = {
     "starter": "what all began with",
     "KEEP": "right, and confirmed to be faster",
-    "REVERT": "right, but not faster by enough",
-    "UNDECIDED": "right, but too noisy to tell",
+    "REVERT": "not faster by enough, or not worth a whole judgement",
+    "UNDECIDED": "too noisy to tell",
     "FAIL": "wrong",
     "CRASH": "crashed",
     "TIMEOUT": "did not end in time",
@@ -45,7 +45,7 @@ class Case:
     before_us: float
     after_us: float
     speedup: Speedup
-    decision: Decision
+    decision: Decision | Prospect
     confirmed: bool
     ratios: tuple[float, ...]
     samples: int
@@ -184,8 +184,8 @@ def _steps(ledger: Ledger, experiments: Sequence[Experiment]) -> Iterator[Step]:
             experiment=e,
             outcome=word(e),
             over_starter=right and _times(right, best),
-            cases=tuple(_cases(e.reports[0])),
-            points=tuple(_points(e.reports[0])),
+            cases=tuple(_cases(e.timed)),
+            points=tuple(_points(e.timed)),
             checks=tuple(map(_checks, e.reports)),
             diff=ledger.repository.diff(e.commit, e.kernel) if e.kept else "",
             replay=_replay(e.commit, e.kernel, e.parent, e.seed),
