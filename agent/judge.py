@@ -1,8 +1,9 @@
 """The oracle: pytest, asked about one kernel file at a time.
 
-An experiment is a cascade that ends at the first no. The screen is a pytest that stays: the
-smoke stage, then a first look at the speed beside the incumbent's. What it lets through a fresh
-pytest judges wholly, from all stages to the confirmed decision, by which alone something is kept.
+An experiment is a cascade that ends at the first no. What does the same as an earlier candidate,
+where it is timed, is not judged again (ahead.py). The screen is a pytest that stays: the smoke
+stage, then a first look at the speed beside the incumbent's. What it lets through a fresh pytest
+judges wholly, from all stages to the confirmed decision, by which alone something is kept.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ LIMIT_S: Mapping[Effort, float] = {"quick": 900, "normal": 3600}
 
 class Judge(Protocol):
     """Judges texts of one kernel file. Raises JudgeFailed when it breaks down itself."""
+
+    def binary(self, text: str) -> Report:
+        """What a kernel does where it is timed, by compiling it alone. May be asked from another
+        thread, beside all other questions."""
 
     def screen(self, text: str, incumbent: str, seed: int) -> Report:
         """The least that tells what is not worth a judgement. It keeps nothing."""
@@ -48,7 +53,8 @@ class PytestJudge:
     """Writes the kernel into `worktree` and runs pytest there on that one file.
 
     `scratch` is a folder for the baseline, the report and pytest's output; `standing` the pytest
-    that stays, and `command` starts one that does not.
+    that stays, `command` starts one that does not, and `compiling` is another that stays, for
+    what needs no GPU.
     """
 
     def __init__(
@@ -57,15 +63,24 @@ class PytestJudge:
         kernel: str,
         scratch: Path,
         standing: Standing,
+        compiling: Standing,
         command: Sequence[str] = PYTEST,
         limit_s: Mapping[Effort, float] = LIMIT_S,
     ) -> None:
         self._worktree = worktree
         self._kernel = kernel
         self._scratch = scratch
-        self._standing = standing
+        self._standing, self._compiling = standing, compiling
         self._command = command
         self._limit_s = limit_s
+
+    def binary(self, text: str) -> Report:
+        file, report = (self._scratch / "compiling" / name for name in ("kernel.py", "report.json"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        report.unlink(missing_ok=True)
+        file.write_bytes(text.encode())
+        words = [*self._words(str(file), report, "quick"), "--autokernel-ask", "binary"]
+        return _checked(self._compiling.ask(words, self._limit_s["quick"]), report)
 
     def screen(self, text: str, incumbent: str, seed: int) -> Report:
         options = [*self._beside(incumbent), "--autokernel-ask", "screen"]
@@ -101,13 +116,8 @@ class PytestJudge:
         self._scratch.mkdir(parents=True, exist_ok=True)
         report, output = self._scratch / "report.json", self._scratch / "output.txt"
         report.unlink(missing_ok=True)
-        words = [
-            *("--autokernel", self._kernel, f"--rootdir={self._worktree}", "-o", "addopts="),
-            *("--autokernel-json", str(report), "--autokernel-effort", effort),
-            *("--autokernel-seed", str(seed), "-p", "no:cacheprovider", "-q"),
-            *("-x", "-p", "no:randomly"),  # end at the first no; speed comes last
-            *options,
-        ]
+        words = [*self._words(self._kernel, report, effort), "--autokernel-seed", str(seed)]
+        words += options
         limit_s = self._limit_s[effort]
         try:
             if stays:
@@ -119,6 +129,14 @@ class PytestJudge:
         except JudgeFailed as failure:
             last = "\n".join(output.read_text(errors="replace").splitlines()[-15:])
             raise JudgeFailed(f"{failure}; its last words:\n{last}") from failure
+
+    def _words(self, kernel: str, report: Path, effort: Effort) -> list[str]:
+        return [
+            *("--autokernel", kernel, f"--rootdir={self._worktree}", "-o", "addopts="),
+            *("--autokernel-json", str(report), "--autokernel-effort", effort),
+            *("-p", "no:cacheprovider", "-q"),
+            *("-x", "-p", "no:randomly"),  # end at the first no; speed comes last
+        ]
 
 
 def _checked(code: int, file: Path) -> Report:

@@ -79,9 +79,9 @@ class Standing:
         """End it, and all that it has started."""
         process, self._process, self._sessions = self._process, None, 0
         if process is not None:
+            _end(process)  # first: another thread may be waiting for its answer
             self._lines.close()
             self._socket.close()
-            _end(process)
 
 
 def _started(

@@ -32,7 +32,7 @@ class Experiment:
     `commit` stands on `parent`, the incumbent it was compared with. The starter, the first
     experiment on its kernel, is compared with nothing: its decision and speedup are None, and
     its commit is the one it was found in. `reports` are the judge's own with all samples, the
-    screen's first.
+    screen's first. `binary` is a digest of what it does where it is timed, if that is known.
     """
 
     experiment: int
@@ -50,6 +50,7 @@ class Experiment:
     started: str
     seconds: float
     reports: tuple[Mapping[str, Any], ...]
+    binary: str | None = None
 
     @property
     def kept(self) -> bool:

@@ -64,13 +64,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class Report:
-    """What one call of the judge says of one kernel. `raw` is the whole JSON."""
+    """What one call of the judge says of one kernel. `raw` is the whole JSON. `binary` is a digest
+    of what it does where it is timed, if that was asked and can be known without running it."""
 
     op: str | None
     verdict: Verdict
     reason: str | None
     timings: tuple[Timing, ...]
     whole: Whole | None
+    binary: str | None
     raw: Mapping[str, Any]
 
     @staticmethod
@@ -86,10 +88,17 @@ class Report:
                 reason=kernel["reason"],
                 timings=tuple(_timing(timing) for timing in kernel["timings"]),
                 whole=_whole(kernel.get("overall")),
+                binary=kernel.get("binary"),
                 raw=raw,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise JudgeFailed(f"the judge's report is not as agreed: {error!r}") from error
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is of a Triton kernel on a GPU: it can be compiled beside what is timed."""
+        (kernel,) = self.raw["kernels"]
+        return (kernel.get("backend"), kernel.get("device")) == ("triton", "cuda")
 
     @property
     def not_passed(self) -> list[str]:
@@ -130,6 +139,12 @@ class Judgement:
     decision: Decision | None
     reason: str | None
     speedup: Speedup | None
+
+
+def judge_duplicate(binary: Report, of: int) -> Judgement:
+    """Of a candidate that does what experiment `of` does, where it is timed: it is no faster."""
+    reason = f"duplicate of experiment {of}: the same binary in every timed case"
+    return Judgement(binary.verdict, "REVERT", reason, None)
 
 
 def judge_starter(report: Report) -> Judgement:

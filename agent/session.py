@@ -104,11 +104,12 @@ def _work(
     with (
         ledger.repository.worktree(ledger.folder / "worktree", ledger.tip or base) as worktree,
         closing(Standing(worktree, scratch / "standing.txt")) as standing,
+        closing(Standing(worktree, scratch / "compiling.txt")) as compiling,
     ):
 
         def loop(kernel: str) -> tuple[Loop, ConsoleDisplay]:
             display = ConsoleDisplay(console, ledger.of(kernel), limits.left_s)
-            judge = PytestJudge(worktree, kernel, scratch, standing)
+            judge = PytestJudge(worktree, kernel, scratch, standing, compiling)
             named, seed, settings = options.proposer, options.seed, options.settings
             return Loop(kernel, base, judge, ledger, display, named, seed, settings), display
 
@@ -188,13 +189,14 @@ def _tried(ledger: Ledger) -> int:
 def replay(ledger: Ledger, then: Experiment) -> Judgement:
     """Judge an experiment's text once more, with its seed, against the one it was compared with."""
     repository, folder = ledger.repository, ledger.folder / f"replay-{then.experiment}"
+    scratch = folder / "scratch"
     text = repository.text(then.commit, then.kernel)
     try:
         with (
             repository.worktree(folder / "worktree", then.commit) as worktree,
-            closing(Standing(worktree, folder / "scratch" / "standing.txt")) as standing,
+            closing(Standing(worktree, scratch / "standing.txt")) as standing,
         ):
-            judge = PytestJudge(worktree, then.kernel, folder / "scratch", standing)
+            judge = PytestJudge(worktree, then.kernel, scratch, standing, compiling=standing)
             if then.starter:
                 return judge_starter(judge.compare(text, None, then.seed))
             incumbent = repository.text(then.parent, then.kernel)

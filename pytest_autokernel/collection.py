@@ -25,7 +25,8 @@ from pytest_autokernel.subjects import WorkerSubject
 
 MARK = re.compile(r"^KERNEL_TYPE\b", re.MULTILINE)
 FUNCTIONS = (*STAGES, "roofline")
-SCREENED = ("smoke", "roofline")
+# What is collected where a part of it is asked for.
+PARTS = {"binary": ("binary",), "screen": ("smoke", "roofline")}
 
 
 def is_kernel_file(path: Path, parent: pytest.Collector) -> bool:
@@ -61,9 +62,10 @@ class KernelModule(pytest.Module):
         return suite
 
     def funcnamefilter(self, name: str) -> bool:
-        screening = self.judge.settings.ask == "screen"
-        found = SCREENED if screening else FUNCTIONS
-        return name in found or (name == "sanitizer" and bool(self.tools) and not screening)
+        part = PARTS.get(self.judge.settings.asked or "")
+        if part is not None:
+            return name in part
+        return name in FUNCTIONS or (name == "sanitizer" and bool(self.tools))
 
     def classnamefilter(self, name: str) -> bool:
         return False

@@ -16,6 +16,7 @@ Device = Literal["auto", "cuda", "cpu"]
 Effort = Literal["quick", "normal", "thorough"]
 Sandbox = Literal["auto", "require", "off"]
 L2 = Literal["cold", "warm"]
+Asked = Literal["binary", "screen", "keep", "change"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Settings:
     compiled code from run to run; without one it is kept for this run alone. `l2` is how timed
     calls find a GPU's cache; a CPU's is always warm. `compare` are names of ops' baselines that are
     timed beside the first. `asked` is what the user wants to
-    know from the comparison with the baseline."""
+    know from the comparison with the baseline, or `binary`, which makes none."""
 
     rootdir: Path
     seed: int
@@ -44,12 +45,14 @@ class Settings:
     sandbox: Sandbox = "auto"
     l2: L2 = "cold"
     compare: tuple[str, ...] = ()
-    asked: Question | None = None
+    asked: Asked | None = None
 
     @property
     def ask(self) -> Question:
         """By default an edit loop's question at effort quick, and a gate's at the others."""
-        return self.asked or ("keep" if self.effort == "quick" else "change")
+        if self.asked is None or self.asked == "binary":
+            return "keep" if self.effort == "quick" else "change"
+        return self.asked
 
     @staticmethod
     def from_config(config: pytest.Config) -> Settings:
@@ -79,7 +82,7 @@ class Settings:
             sandbox=_choice("sandbox", option("sandbox", "auto"), get_args(Sandbox)),
             l2=_choice("l2", option("l2", "cold"), get_args(L2)),
             compare=_names(option("compare", "")),
-            asked=_choice("ask", asked, get_args(Question)) if asked else None,
+            asked=_choice("ask", asked, get_args(Asked)) if asked else None,
         )
 
 

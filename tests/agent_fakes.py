@@ -135,6 +135,17 @@ def report(
     }
 
 
+def binary(text: str) -> dict[str, Any]:
+    """What the judge would say of a kernel's binary, which is the same for an unroll of 1 and 2."""
+    found = report(text, None, 1, full=True)
+    (kernel,) = found["kernels"]
+    config = config_of(text)
+    digest = f"{config['width']} {max(config['unroll'], 2)}"
+    right = {"verdict": "PASS", "reason": None, "items": [item("binary")], "binary": digest}
+    kernel.update(**right, timings=[], overall=None)
+    return found
+
+
 def misbehave(how: str, calls: int) -> None:
     """`FAKE` is `WHAT:CALL`, the call that goes wrong; without a number each does."""
     what, _, call = how.partition(":")
@@ -181,10 +192,12 @@ def main(argv: list[str]) -> None:
     found = report(
         Path(options["--autokernel"]).read_text(),
         Path(file_of).read_text() if file_of else None,
-        int(options["--autokernel-seed"]),
+        int(options.get("--autokernel-seed", 0)),
         full=options["--autokernel-effort"] == "normal",
         screen=options.get("--autokernel-ask") == "screen",
     )
+    if options.get("--autokernel-ask") == "binary":
+        found = binary(Path(options["--autokernel"]).read_text())
     if os.environ.get("FAKE") == "garbage":
         found = {"schema": 1, "kernels": [{"verdict": "PASS"}]}
     if os.environ.get("FAKE") == "schema":

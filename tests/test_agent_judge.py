@@ -58,6 +58,7 @@ def judge(worktree: Path, standing: Standing) -> PytestJudge:
         "kernels/softmax.py",
         worktree.parent / "scratch",
         standing,
+        compiling=standing,
         command=COMMAND,
         limit_s={"quick": 30, "normal": 30},
     )
@@ -118,6 +119,17 @@ class TestWhatIsAsked:
         assert asked["--autokernel-effort"] == "normal"
         assert asked["--autokernel-ask"] == "keep"
         assert "-k" not in asked
+
+    def test_a_binary_is_asked_of_another_file_than_the_one_that_is_measured(
+        self, judge: PytestJudge, worktree: Path, calls: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        judge.screen(KERNEL, KERNEL, seed=7)
+        assert judge.binary(FASTER).binary == "4 2"
+        asked = options(calls()[1])
+        assert asked["--autokernel-ask"] == "binary"
+        assert Path(asked["--autokernel"]).read_text() == FASTER
+        assert (worktree / "kernels/softmax.py").read_text() == KERNEL
+        assert asked["--autokernel-json"] != options(calls()[0])["--autokernel-json"]
 
     def test_screens_share_a_process_and_each_judgement_has_its_own(
         self, judge: PytestJudge, calls: Callable[[], list[dict[str, Any]]]

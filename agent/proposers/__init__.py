@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from .agents import AGENTS
 from .command import Command, probe
 from .llm import Llm
-from .proposer import Edit, ProposalFailed, Proposer, Situation, Try
+from .proposer import Edit, Foresees, ProposalFailed, Proposer, Situation, Try
 from .settings import Settings
 from .tuner import Tuner
 
@@ -35,6 +35,7 @@ def secrets(settings: Settings) -> frozenset[str]:
 __all__ = [
     "PROPOSERS",
     "Edit",
+    "Foresees",
     "ProposalFailed",
     "Proposer",
     "Settings",

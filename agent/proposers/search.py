@@ -15,6 +15,7 @@ incumbent a restart is, made no difference.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
@@ -37,6 +38,13 @@ class Search:
         self._centre, self._centre_score, self._stalls = start, 0.0, PATIENCE
         self._gains = [0.0] * len(start)
         self._jumped: set[int] = set()
+
+    def copy(self) -> Search:
+        """One that can be told something else."""
+        other = copy.copy(self)
+        other._unseen, other._gains = self._unseen.copy(), self._gains.copy()
+        other._jumped = self._jumped.copy()
+        return other
 
     def ask(self) -> Point | None:
         """The point to try next, or None once the space is exhausted."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Refused
+from ..report import Speedup
 from .literals import literal, rewrite
 from .proposer import Edit, Situation, Try
 from .search import Search
 from .space import Point, Space
+
+SLOWER = Speedup(0.9, 0.9, 0.9, 0.0)  # what most edits turn out to be
 
 
 class Tuner:
@@ -39,6 +43,12 @@ class Tuner:
             self._text = tried.text
         elif tried.kept:
             self._open(tried.text)
+
+    def foresee(self, edit: Edit, situation: Situation) -> Edit | None:
+        then = copy.copy(self)
+        then._search = self._search.copy()
+        then.tell(Try(edit.text, edit.description, "PASS", "REVERT", None, SLOWER))
+        return then.ask(situation)
 
     def _open(self, text: str) -> None:
         config, declared = literal(text, "CONFIG"), literal(text, "SPACE")
