@@ -37,7 +37,8 @@ def run(command: Sequence[str], cwd: Path, output: Path, limit_s: float) -> int:
 
 class Standing:
     """A pytest that stays (pytest_autokernel/standing.py). It is started when it is first asked,
-    and afresh after it broke down. `output` is its last session's."""
+    and afresh once it is gone: it ends with the thread that started it. `output` is its last
+    session's."""
 
     def __init__(self, cwd: Path, output: Path, command: Sequence[str] = PYTEST) -> None:
         self._cwd, self.output, self._command = cwd, output, command
@@ -46,7 +47,8 @@ class Standing:
 
     def ask(self, words: Sequence[str], limit_s: float) -> int:
         """The exit code of a session with these words for a command line. Raises JudgeFailed."""
-        if self._process is None or self._sessions == MOST_SESSIONS:
+        gone = self._process is None or self._process.poll() is not None
+        if gone or self._sessions == MOST_SESSIONS:
             self._start()
         try:
             self._sessions += 1

@@ -10,9 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
-from autokernel_agent.errors import JudgeFailed
 from autokernel_agent.process import Standing
+
+from tests.conftest import ROOT
 
 RIGHT = """
 import torch
@@ -39,6 +41,9 @@ for name in kept:
     Path(name, "trace").touch()
 {RIGHT}
 """
+
+
+SCHEMA = json.loads((ROOT / "pytest_autokernel/report.schema.json").read_text())
 
 
 class Asked:
@@ -110,6 +115,14 @@ def test_a_screen_judges_the_smoke_stage_and_the_speed_and_keeps_nothing(asked: 
     assert found["faster"]["overall"]["decision"] == "PROMISING"
 
 
+def test_a_binary_is_all_that_is_found_out_where_it_is_asked_for(asked: Asked) -> None:
+    found = asked(RIGHT, "--autokernel-ask", "binary")
+    (kernel,) = found["kernels"]
+    assert [item["stage"] for item in kernel["items"]] == ["binary"]
+    assert kernel["binary"] is None  # there is none without a GPU
+    jsonschema.validate(found, SCHEMA)
+
+
 def test_other_settings_get_another_judge(asked: Asked) -> None:
     asked(RIGHT, "-k", "smoke")
     before = asked.children
@@ -132,9 +145,9 @@ def test_nothing_is_left_of_one_that_is(how: str, asked: Asked) -> None:
         asked.standing.close()
     else:
         process.kill()
-        with pytest.raises(JudgeFailed, match="ended before it had answered"):
-            asked(RIGHT, "-k", "smoke")
+        process.wait()
     assert all(_gone(int(pid)) for pid in children)
+    assert asked(RIGHT, "-k", "smoke")["kernels"][0]["verdict"] == "PASS"
 
 
 def _gone(pid: int) -> bool:
