@@ -73,8 +73,9 @@ class Standing:
         self._lines = self._socket.makefile("rb")
         with theirs:
             fd = theirs.fileno()
-            words = (f"--rootdir={self._cwd}", "-o", "addopts=", *STANDING, str(fd))
-            command = [*self._command, *words]
+            # A path, or pytest looks for the user's testpaths, and warns where there are none.
+            words = (str(self._cwd), f"--rootdir={self._cwd}", "-o", "addopts=")
+            command = [*self._command, *words, *STANDING, str(fd)]
             self._process = _started(command, self._cwd, self.output, (fd,))
 
     def close(self) -> None:

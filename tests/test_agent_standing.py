@@ -46,6 +46,13 @@ for name in kept:
 SCHEMA = json.loads((ROOT / "pytest_autokernel/report.schema.json").read_text())
 
 
+STRICT = """
+[tool.pytest.ini_options]
+testpaths = ["nowhere"]
+filterwarnings = ["error"]
+"""
+
+
 class Asked:
     """Sessions on one kernel file."""
 
@@ -83,6 +90,7 @@ class Asked:
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     folder = tmp_path_factory.mktemp("repository")
     (folder / "kernels").mkdir()
+    (folder / "pyproject.toml").write_text(STRICT)
     with closing(Standing(folder, folder / "output.txt")) as standing:
         yield Asked(folder, standing)
 
