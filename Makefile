@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On a machine with an NVIDIA GPU the demo takes the Triton kernel, else the C++ one.
 DEMO_KERNEL ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo kernels/triton/softmax.py || echo kernels/cpp/softmax.py)
-DEMO_BUDGET ?= 120s
+DEMO_BUDGET ?= 180s
 
 .PHONY: demo test test-gpu lint clean
 .DEFAULT_GOAL := test

@@ -215,7 +215,7 @@ def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = Non
     with _told(), _ledger(tag) as ledger:
         found = _find(ledger, experiment)
         console = _console()
-        for text in details(found):
+        for text in details(found, ledger.usage(found)):
             console.print(text, soft_wrap=True, highlight=False, markup=False)
         if not found.starter:
             diff = ledger.repository.diff(found.commit, found.kernel)

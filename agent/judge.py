@@ -1,45 +1,60 @@
-"""The oracle: pytest in a process of its own, asked about one kernel file at a time."""
+"""The oracle: pytest, asked about one kernel file at a time.
+
+An experiment is a cascade that ends at the first no. What does the same as an earlier candidate,
+where it is timed, is not judged again (ahead.py). The screen is a pytest that stays: the smoke
+stage, then a first look at the speed beside the incumbent's. What it lets through a fresh pytest
+judges wholly, from all stages to the confirmed decision, by which alone something is kept.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
 from .errors import JudgeFailed
-from .lifeline import PARENT
-from .report import Report
+from .process import PYTEST, Standing, run
+from .report import Judgement, Report, judge_candidate, promising
 
 Effort = Literal["quick", "normal"]
 
-# -P: a folder of the user's repository must not stand in for an installed package.
-PYTEST = (sys.executable, "-P", "-m", "pytest", "-p", f"{__package__}.lifeline")
-
 # The judge limits each of its items by itself: a whole call that takes longer hangs.
 LIMIT_S: Mapping[Effort, float] = {"quick": 900, "normal": 3600}
-GRACE_S = 5.0
 
 
 class Judge(Protocol):
     """Judges texts of one kernel file. Raises JudgeFailed when it breaks down itself."""
 
+    def binary(self, text: str) -> Report:
+        """What a kernel does where it is timed, by compiling it alone. May be asked from another
+        thread, beside all other questions."""
+
+    def screen(self, text: str, incumbent: str, seed: int) -> Report:
+        """The least that tells what is not worth a judgement. It keeps nothing."""
+
+    def judge(self, text: str, incumbent: str, seed: int) -> Report:
+        """Every case of every stage, and whether it is to replace the incumbent."""
+
     def compare(self, text: str, baseline: str | None, seed: int) -> Report:
         """A few cases, and its speed, against `baseline` where there is one."""
 
-    def verify(self, text: str, seed: int) -> Report:
-        """Every case of every stage; no timing."""
+
+def experiment(
+    judge: Judge, text: str, incumbent: str, seed: int
+) -> tuple[Judgement, list[Report]]:
+    """What becomes of a candidate, and the judge's reports, the screen's first."""
+    screen = judge.screen(text, incumbent, seed)
+    full = judge.judge(text, incumbent, seed) if promising(screen) else None
+    return judge_candidate(screen, full), [screen, full] if full else [screen]
 
 
 class PytestJudge:
     """Writes the kernel into `worktree` and runs pytest there on that one file.
 
-    `scratch` is a folder for the baseline, the report and pytest's output.
+    `scratch` is a folder for the baseline, the report and pytest's output; `standing` the pytest
+    that stays, `command` starts one that does not, and `compiling` is another that stays, for
+    what needs no GPU.
     """
 
     def __init__(
@@ -47,53 +62,81 @@ class PytestJudge:
         worktree: Path,
         kernel: str,
         scratch: Path,
+        standing: Standing,
+        compiling: Standing,
         command: Sequence[str] = PYTEST,
         limit_s: Mapping[Effort, float] = LIMIT_S,
     ) -> None:
         self._worktree = worktree
         self._kernel = kernel
         self._scratch = scratch
+        self._standing, self._compiling = standing, compiling
         self._command = command
         self._limit_s = limit_s
 
+    def binary(self, text: str) -> Report:
+        file, report = (self._scratch / "compiling" / name for name in ("kernel.py", "report.json"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        report.unlink(missing_ok=True)
+        file.write_bytes(text.encode())
+        words = [*self._words(str(file), report, "quick"), "--autokernel-ask", "binary"]
+        return _checked(self._compiling.ask(words, self._limit_s["quick"]), report)
+
+    def screen(self, text: str, incumbent: str, seed: int) -> Report:
+        options = [*self._beside(incumbent), "--autokernel-ask", "screen"]
+        return self._judge(text, "quick", seed, options, stays=True)
+
+    def judge(self, text: str, incumbent: str, seed: int) -> Report:
+        options = [*self._beside(incumbent), "--autokernel-ask", "keep"]
+        return self._judge(text, "normal", seed, options)
+
     def compare(self, text: str, baseline: str | None, seed: int) -> Report:
-        options: list[str] = []
-        if baseline is not None:
-            file = self._scratch / "baseline" / Path(self._kernel).name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(baseline.encode())
-            options = ["--autokernel-baseline", str(file)]
-        return self._judge(text, "quick", seed, options)
+        if baseline is None:
+            return self._judge(text, "quick", seed, [], stays=True)
+        return self._judge(text, "quick", seed, self._beside(baseline))
 
-    def verify(self, text: str, seed: int) -> Report:
-        return self._judge(text, "normal", seed, ["-k", "not roofline"])
+    def _beside(self, baseline: str) -> list[str]:
+        file = self._scratch / "baseline" / Path(self._kernel).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(baseline.encode())
+        return ["--autokernel-baseline", str(file)]
 
-    def _judge(self, text: str, effort: Effort, seed: int, options: Sequence[str]) -> Report:
+    def _judge(
+        self, text: str, effort: Effort, seed: int, options: Sequence[str], stays: bool = False
+    ) -> Report:
         """One breakdown of the judge is forgiven, a second one ends the run."""
         (self._worktree / self._kernel).write_bytes(text.encode())
         try:
-            return self._run(effort, seed, options)
+            return self._run(effort, seed, options, stays)
         except JudgeFailed:
-            return self._run(effort, seed, options)
+            self._standing.close()
+            return self._run(effort, seed, options, stays)
 
-    def _run(self, effort: Effort, seed: int, options: Sequence[str]) -> Report:
+    def _run(self, effort: Effort, seed: int, options: Sequence[str], stays: bool) -> Report:
         self._scratch.mkdir(parents=True, exist_ok=True)
         report, output = self._scratch / "report.json", self._scratch / "output.txt"
         report.unlink(missing_ok=True)
-        command = [
-            *self._command,
-            *("--autokernel", self._kernel, f"--rootdir={self._worktree}", "-o", "addopts="),
-            *("--autokernel-json", str(report), "--autokernel-effort", effort),
-            *("--autokernel-seed", str(seed), "-p", "no:cacheprovider", "-q"),
-            *("-x", "-p", "no:randomly"),  # end at the first no; speed comes last
-            *options,
-        ]
-        code = run(command, self._worktree, output, self._limit_s[effort])
+        words = [*self._words(self._kernel, report, effort), "--autokernel-seed", str(seed)]
+        words += options
+        limit_s = self._limit_s[effort]
         try:
+            if stays:
+                output = self._standing.output
+                code = self._standing.ask(words, limit_s)
+            else:
+                code = run([*self._command, *words], self._worktree, output, limit_s)
             return _checked(code, report)
         except JudgeFailed as failure:
             last = "\n".join(output.read_text(errors="replace").splitlines()[-15:])
             raise JudgeFailed(f"{failure}; its last words:\n{last}") from failure
+
+    def _words(self, kernel: str, report: Path, effort: Effort) -> list[str]:
+        return [
+            *("--autokernel", kernel, f"--rootdir={self._worktree}", "-o", "addopts="),
+            *("--autokernel-json", str(report), "--autokernel-effort", effort),
+            *("-p", "no:cacheprovider", "-q"),
+            *("-x", "-p", "no:randomly"),  # end at the first no; speed comes last
+        ]
 
 
 def _checked(code: int, file: Path) -> Report:
@@ -111,40 +154,3 @@ def _checked(code: int, file: Path) -> Report:
             f"the judge contradicts itself: verdict {report.verdict}, exit code {code}"
         )
     return report
-
-
-def run(command: Sequence[str], cwd: Path, output: Path, limit_s: float) -> int:
-    """The exit code of a command, run in a session of its own. However this call ends, by
-    the limit or by Ctrl-C too, nothing of that session's process group is left."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    with output.open("wb") as words:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**env, PARENT: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            raise JudgeFailed(
-                f"the judge did not end within {limit_s:g} s and was killed"
-            ) from None
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask first, so that pytest ends its workers, which live in sessions of their own."""
-    try:
-        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait(GRACE_S)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -19,6 +19,7 @@ from .errors import Refused
 from .records import Closing, Experiment, Proposal, Record, from_line, results_tsv, to_line
 from .repository import Repository
 from .schedule import Standing
+from .usage import Usage, total
 
 HOME = ".autokernel"
 
@@ -44,6 +45,13 @@ class Ledger:
     def proposals(self) -> list[Proposal]:
         """What proposals took, and those that came to nothing."""
         return [record for record in self._records if isinstance(record, Proposal)]
+
+    def usage(self, experiment: Experiment) -> Usage | None:
+        """What proposing an experiment took, with the proposals before it that came to nothing;
+        None of a proposer that takes nothing, such as the tuner."""
+        number, kernel = experiment.experiment, experiment.kernel
+        taken = [p.usage for p in self.proposals if (p.experiment, p.kernel) == (number, kernel)]
+        return total(taken) if taken else None
 
     def of(self, kernel: str) -> list[Experiment]:
         """The experiments on one kernel, its starter first."""

@@ -7,18 +7,20 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from . import schedule
-from .errors import Refused
-from .judge import Judge
+from .ahead import Ahead
+from .errors import JudgeFailed, Refused
+from .judge import Judge, experiment
 from .ledger import Ledger
-from .proposers import PROPOSERS, Edit, ProposalFailed, Proposer, Settings, Situation, Try
+from .proposers import PROPOSERS, Edit, Foresees, ProposalFailed, Proposer, Settings, Situation, Try
 from .proposers.program import reference_text
 from .records import Closing, Experiment, Proposal, commit_message
-from .report import Judgement, Report, judge_candidate, judge_starter, promising
+from .report import Judgement, Report, judge_duplicate, judge_starter
 from .stop import Progress, Stop
 from .usage import Usage
 
@@ -58,6 +60,10 @@ class Loop:
 
     def run(self, stop: Stop) -> str:
         """Experiment until `stop` or the proposer ends it. Returns why it ended."""
+        with closing(Ahead(self.judge.binary)) as ahead:
+            return self._run(stop, ahead)
+
+    def _run(self, stop: Stop, ahead: Ahead) -> str:
         watch, done, durations = Watch(), list[Experiment](), list[float]()
         failed, usages = tuple[str, ...](), tuple[Usage, ...]()
         proposer, history = self._taken_up()
@@ -67,7 +73,9 @@ class Loop:
                 return why
             turn = Watch()
             try:
-                edit = self._ask(proposer, history)
+                situation = self._situation(history)
+                self.display.trying(self._next, f"{self.by} proposes")
+                edit = proposer.ask(situation)
             except ProposalFailed as failure:
                 usages += (self._note(turn, str(failure), failure.usage),)
                 failed += (str(failure),)
@@ -76,7 +84,7 @@ class Loop:
                 return "nothing is left to try"
             if edit.usage:
                 usages += (self._note(turn, None, edit.usage),)
-            done.append(self._try(edit))
+            done.append(self._try(edit, ahead, proposer, situation))
             history.append(self._tried(done[-1]))
             proposer.tell(history[-1])
             failed = ()
@@ -134,12 +142,12 @@ class Loop:
         text = self._text(e.commit)
         return Try(text, e.description, e.verdict, e.decision, e.reason, e.speedup)
 
-    def _ask(self, proposer: Proposer, history: Sequence[Try]) -> Edit | None:
+    def _situation(self, history: Sequence[Try]) -> Situation:
         steps = [e for e in self.ledger.of(self.kernel) if e.kept or e.starter]
-        report = Report.parse(steps[-1].reports[0])
+        report = Report.parse(steps[-1].timed)
         proposals = [p for p in self.ledger.proposals if p.kernel == self.kernel]
         failures = [p.failure for p in proposals if p.experiment == self._next]
-        situation = Situation(
+        return Situation(
             kernel=self.kernel,
             op=report.op or "",
             text=self._text(steps[-1].commit),
@@ -148,8 +156,6 @@ class Loop:
             failed=tuple(filter(None, failures)),
             reference=reference_text(report.op or "", self.ledger.repository.root),
         )
-        self.display.trying(self._next, f"{self.by} proposes")
-        return proposer.ask(situation)
 
     def _note(self, watch: Watch, failure: str | None, usage: Usage | None) -> Usage:
         """Record what a proposal took. Where it did not come to an end that is unknown."""
@@ -185,24 +191,49 @@ class Loop:
         if not report.timings:
             why = "; ".join(report.not_passed) or "the judge gives no reason"
             raise Refused(f"{self.kernel} was not timed, so nothing can be optimised here: {why}")
-        experiment = self._experiment("starter", watch, judge_starter(report), [report])
-        self._record(dataclasses.replace(experiment, commit=experiment.parent))
+        binary = None
+        if report.on_gpu:
+            with suppress(JudgeFailed):
+                binary = self.judge.binary(text).binary
+        found = self._experiment("starter", watch, judge_starter(report), [report])
+        self._record(dataclasses.replace(found, commit=found.parent, binary=binary))
 
-    def _try(self, edit: Edit) -> Experiment:
-        watch = Watch()
+    def _try(
+        self, edit: Edit, ahead: Ahead, proposer: Proposer, situation: Situation
+    ) -> Experiment:
+        watch, seed = Watch(), judge_seed(self.seed, self._next)
         self.display.trying(self._next, edit.description)
-        seed = judge_seed(self.seed, self._next)
-        quick = self.judge.compare(edit.text, self._text(self._parent), seed)
-        full = self.judge.verify(edit.text, seed) if promising(quick) else None
-        judgement = judge_candidate(quick, full)
-        reports = [quick, full] if full else [quick]
-        experiment = self._experiment(edit.description, watch, judgement, reports)
-        commit = self.ledger.repository.commit(
-            experiment.parent, self.kernel, edit.text, commit_message(experiment, self.ledger.tag)
+        binary = ahead.of(edit.text) if self._compiles_ahead else None
+        foreseen = (
+            proposer.foresee(edit, situation) if binary and isinstance(proposer, Foresees) else None
         )
-        experiment = dataclasses.replace(experiment, commit=commit)
-        self._record(experiment)
-        return experiment
+        if foreseen:
+            ahead.begin(foreseen.text)
+        twin = self._twin(binary)
+        if binary and twin:
+            judgement, reports = judge_duplicate(binary, twin.experiment), [binary]
+        else:
+            judgement, reports = experiment(self.judge, edit.text, self._text(self._parent), seed)
+        found = self._experiment(edit.description, watch, judgement, reports)
+        found = dataclasses.replace(found, binary=binary.binary if binary else None)
+        commit = self.ledger.repository.commit(
+            found.parent, self.kernel, edit.text, commit_message(found, self.ledger.tag)
+        )
+        found = dataclasses.replace(found, commit=commit)
+        self._record(found)
+        return found
+
+    @property
+    def _compiles_ahead(self) -> bool:
+        return Report.parse(self.ledger.of(self.kernel)[0].reports[0]).on_gpu
+
+    def _twin(self, binary: Report | None) -> Experiment | None:
+        """The first experiment that was right and did the same where it is timed. One that was
+        wrong may have been so elsewhere."""
+        if binary is None or binary.binary is None:
+            return None
+        right = (e for e in self.ledger.of(self.kernel) if e.verdict == "PASS")
+        return next((e for e in right if e.binary == binary.binary), None)
 
     def _experiment(
         self, description: str, watch: Watch, judgement: Judgement, reports: Sequence[Report]

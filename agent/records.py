@@ -32,7 +32,7 @@ class Experiment:
     `commit` stands on `parent`, the incumbent it was compared with. The starter, the first
     experiment on its kernel, is compared with nothing: its decision and speedup are None, and
     its commit is the one it was found in. `reports` are the judge's own with all samples, the
-    quick one first.
+    screen's first. `binary` is a digest of what it does where it is timed, if that is known.
     """
 
     experiment: int
@@ -50,6 +50,7 @@ class Experiment:
     started: str
     seconds: float
     reports: tuple[Mapping[str, Any], ...]
+    binary: str | None = None
 
     @property
     def kept(self) -> bool:
@@ -58,6 +59,12 @@ class Experiment:
     @property
     def starter(self) -> bool:
         return self.decision is None
+
+    @property
+    def timed(self) -> Mapping[str, Any]:
+        """The report that its figures are from: the last one with timings."""
+        timed = [raw for raw in self.reports if raw["kernels"][0]["timings"]]
+        return timed[-1] if timed else self.reports[-1]
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def results_tsv(experiments: Iterable[Experiment]) -> str:
 
 def _row(experiment: Experiment) -> tuple[str, ...]:
     """The published columns, for the first timed case; empty where there is no figure."""
-    report = Report.parse(experiment.reports[0])
+    report = Report.parse(experiment.timed)
     timing = next(iter(report.timings), None)
     return (
         str(experiment.experiment),
@@ -170,7 +177,7 @@ def commit_message(experiment: Experiment, tag: str) -> str:
     lines += [f"decision: {e.decision}"]
     if e.speedup:
         lines += [f"speedup: {e.speedup} over {parent}, confidence {e.speedup.confidence:g}"]
-    for timing in Report.parse(e.reports[0]).timings:
+    for timing in Report.parse(e.timed).timings:
         roof = f", {timing.pct_roof:.3g} % of the roof" if timing.pct_roof is not None else ""
         lines += [f"time: {timing.time_us:.6g} us on {timing.case}{roof}"]
     return "\n".join(

@@ -12,6 +12,7 @@ SCHEMA = 1
 
 Verdict = Literal["PASS", "FAIL", "TIMEOUT", "CRASH"]
 Decision = Literal["KEEP", "REVERT", "UNDECIDED"]
+Prospect = Literal["PROMISING", "REVERT", "UNDECIDED"]  # a screen's, which keeps nothing
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def ratio(value: float) -> str:
 @dataclass(frozen=True)
 class Comparison:
     speedup: Speedup
-    decision: Decision
+    decision: Decision | Prospect
     confirmed: bool
     blocks: Sequence[Sequence[Sequence[float]]]  # [[other us...], [this us...]] of each block
 
@@ -45,7 +46,7 @@ class Whole:
     """What all timed cases come to, against the baseline."""
 
     speedup: Speedup
-    decision: Decision
+    decision: Decision | Prospect
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class Report:
-    """What one call of the judge says of one kernel. `raw` is the whole JSON."""
+    """What one call of the judge says of one kernel. `raw` is the whole JSON. `binary` is a digest
+    of what it does where it is timed, if that was asked and can be known without running it."""
 
     op: str | None
     verdict: Verdict
     reason: str | None
     timings: tuple[Timing, ...]
     whole: Whole | None
+    binary: str | None
     raw: Mapping[str, Any]
 
     @staticmethod
@@ -85,10 +88,17 @@ class Report:
                 reason=kernel["reason"],
                 timings=tuple(_timing(timing) for timing in kernel["timings"]),
                 whole=_whole(kernel.get("overall")),
+                binary=kernel.get("binary"),
                 raw=raw,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise JudgeFailed(f"the judge's report is not as agreed: {error!r}") from error
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is of a Triton kernel on a GPU: it can be compiled beside what is timed."""
+        (kernel,) = self.raw["kernels"]
+        return (kernel.get("backend"), kernel.get("device")) == ("triton", "cuda")
 
     @property
     def not_passed(self) -> list[str]:
@@ -131,26 +141,50 @@ class Judgement:
     speedup: Speedup | None
 
 
+def judge_duplicate(binary: Report, of: int) -> Judgement:
+    """Of a candidate that does what experiment `of` does, where it is timed: it is no faster."""
+    reason = f"duplicate of experiment {of}: the same binary in every timed case"
+    return Judgement(binary.verdict, "REVERT", reason, None)
+
+
 def judge_starter(report: Report) -> Judgement:
     return Judgement(report.verdict, None, report.reason, None)
 
 
-def promising(quick: Report) -> bool:
-    """Whether a candidate is worth the full judgement, without which nothing is kept."""
-    return quick.verdict == "PASS" and decide(quick) == "KEEP"
+def promising(screen: Report) -> bool:
+    """Whether a candidate is worth the whole judgement, without which nothing is kept."""
+    return screen.verdict == "PASS" and _answer(screen) == "PROMISING"
 
 
-def judge_candidate(quick: Report, full: Report | None) -> Judgement:
-    """KEEP: right and provably faster in the quick report, and right in the full one."""
-    speedup = quick.whole.speedup if quick.whole else None
-    for report in (quick, full):
-        if report is not None and report.verdict != "PASS":
-            return Judgement(report.verdict, "REVERT", report.reason, speedup)
-    if promising(quick) and full is None:
-        raise ValueError("a promising candidate needs the full judgement")
-    return Judgement("PASS", decide(quick), quick.reason, speedup)
+def judge_candidate(screen: Report, full: Report | None) -> Judgement:
+    """What the first no of the cascade says, or the whole judgement. `speedup` is of the last
+    report that has one."""
+    if promising(screen) != (full is not None):
+        raise ValueError("the promising candidates, and they alone, need the whole judgement")
+    last = full or screen
+    whole = last.whole or screen.whole
+    decision = decide(last) if full else _ended(screen)
+    return Judgement(
+        verdict=last.verdict,
+        decision=decision if last.verdict == "PASS" else "REVERT",
+        reason=last.reason,
+        speedup=whole.speedup if whole else None,
+    )
 
 
 def decide(report: Report) -> Decision:
-    """The judge's decision over all timed cases; nothing is kept that was not compared on each."""
+    """A whole judgement's decision over all timed cases; nothing is kept that was not compared on
+    each. Raises JudgeFailed for an answer to another question."""
+    answer = _answer(report)
+    if answer == "PROMISING":
+        raise JudgeFailed("expected a decision, got a screen's answer, by which nothing is kept")
+    return answer
+
+
+def _ended(screen: Report) -> Decision:
+    """What it means that a screen ended a candidate."""
+    return "UNDECIDED" if _answer(screen) == "UNDECIDED" else "REVERT"
+
+
+def _answer(report: Report) -> Decision | Prospect:
     return report.whole.decision if report.whole else "REVERT"

@@ -74,7 +74,7 @@ def reverts(tried: Sequence[Experiment]) -> int:
 def pct_roof(experiments: Sequence[Experiment]) -> float | None:
     """Of the kernel as it is now: the least share of the roof over the timed cases, in percent."""
     now = next((e for e in reversed(experiments) if e.kept or e.starter), None)
-    timings = Report.parse(now.reports[0]).timings if now else ()
+    timings = Report.parse(now.timed).timings if now else ()
     return min((t.pct_roof for t in timings if t.pct_roof is not None), default=None)
 
 

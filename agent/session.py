@@ -15,12 +15,13 @@ from rich.console import Console
 from . import schedule, stop
 from .display import ConsoleDisplay
 from .errors import JudgeFailed, Refused
-from .judge import PytestJudge
+from .judge import PytestJudge, experiment
 from .ledger import Ledger, open_ledger
 from .loop import Loop
+from .process import Standing
 from .proposers import Settings, shortcomings
 from .records import Experiment
-from .report import Judgement, judge_candidate, judge_starter, promising
+from .report import Judgement, judge_starter
 from .repository import Repository
 from .tables import closing_line, kept_table, proposals_line
 
@@ -100,11 +101,15 @@ def _work(
     left; and measure what all that came to."""
     limits = _Limits(options, ledger)
     scratch = ledger.folder / "scratch"
-    with ledger.repository.worktree(ledger.folder / "worktree", ledger.tip or base) as worktree:
+    with (
+        ledger.repository.worktree(ledger.folder / "worktree", ledger.tip or base) as worktree,
+        closing(Standing(worktree, scratch / "standing.txt")) as standing,
+        closing(Standing(worktree, scratch / "compiling.txt")) as compiling,
+    ):
 
         def loop(kernel: str) -> tuple[Loop, ConsoleDisplay]:
             display = ConsoleDisplay(console, ledger.of(kernel), limits.left_s)
-            judge = PytestJudge(worktree, kernel, scratch)
+            judge = PytestJudge(worktree, kernel, scratch, standing, compiling)
             named, seed, settings = options.proposer, options.seed, options.settings
             return Loop(kernel, base, judge, ledger, display, named, seed, settings), display
 
@@ -128,9 +133,9 @@ def _work(
             # Without an experiment it is near its roof, or there is nothing left to try.
             over |= {chosen.kernel} if alone or limits.tried == before else set()
         for kernel in kernels:
-            closing, display = loop(kernel)
+            ending, display = loop(kernel)
             with display.live():
-                closing.close()
+                ending.close()
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -184,16 +189,18 @@ def _tried(ledger: Ledger) -> int:
 def replay(ledger: Ledger, then: Experiment) -> Judgement:
     """Judge an experiment's text once more, with its seed, against the one it was compared with."""
     repository, folder = ledger.repository, ledger.folder / f"replay-{then.experiment}"
+    scratch = folder / "scratch"
     text = repository.text(then.commit, then.kernel)
-    base = None if then.starter else repository.text(then.parent, then.kernel)
     try:
-        with repository.worktree(folder / "worktree", then.commit) as worktree:
-            judge = PytestJudge(worktree, then.kernel, folder / "scratch")
-            quick = judge.compare(text, base, then.seed)
+        with (
+            repository.worktree(folder / "worktree", then.commit) as worktree,
+            closing(Standing(worktree, scratch / "standing.txt")) as standing,
+        ):
+            judge = PytestJudge(worktree, then.kernel, scratch, standing, compiling=standing)
             if then.starter:
-                return judge_starter(quick)
-            full = judge.verify(text, then.seed) if promising(quick) else None
-            return judge_candidate(quick, full)
+                return judge_starter(judge.compare(text, None, then.seed))
+            incumbent = repository.text(then.parent, then.kernel)
+            return experiment(judge, text, incumbent, then.seed)[0]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,7 +14,7 @@ from .display import STYLES, short, word
 from .records import Closing, Experiment, Proposal
 from .report import Judgement, Report, Timing, ratio
 from .schedule import Standing
-from .usage import total
+from .usage import Usage, total
 
 
 def experiments_table(experiments: Sequence[Experiment]) -> Table:
@@ -78,14 +78,16 @@ def proposals_line(proposals: Sequence[Proposal]) -> str:
     return f"proposals: {len(proposals)}, {failed} came to nothing; {taken}"
 
 
-def details(experiment: Experiment) -> Iterator[str]:
-    """All that was measured of one experiment, line by line."""
+def details(experiment: Experiment, usage: Usage | None) -> Iterator[str]:
+    """All that was measured of one experiment, line by line, and what proposing it took."""
     e = experiment
     yield f"experiment {e.experiment}  {word(e)}  {e.description}"
     yield f"kernel     {e.kernel} ({e.kernel_type})"
     yield f"commit     {e.commit}"
     yield f"compared   with {'nothing: this is the starter' if e.starter else e.parent}"
     yield f"proposer   {e.proposer}, seed {e.seed}, {e.seconds:.1f} s, {e.started}"
+    if usage:
+        yield f"proposal   {usage}"
     yield f"verdict    {e.verdict}" + (f": {e.reason}" if e.reason else "")
     for raw in e.reports:
         report = Report.parse(raw)

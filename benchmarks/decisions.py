@@ -31,15 +31,20 @@ from rich.table import Table
 
 from pytest_autokernel.decide import (
     GATE,
+    JUDGES,
+    SCREEN,
+    Answer,
     Block,
     Change,
     Decision,
     Need,
+    Prospect,
+    Question,
     Rule,
     Trial,
-    decide,
-    judge_change,
 )
+
+ANSWERS: dict[Question, type[Answer]] = {"screen": Prospect, "keep": Decision, "change": Change}
 
 BURST = 5  # samples that one side takes in a row
 PAIRS = 10  # per block: bursts in the order ABBA
@@ -141,13 +146,16 @@ class Procedure:
 
     name: str
     rule: Rule
-    gate: bool
+    question: Question
     processes: int
     speeds: tuple[float, ...]
 
 
-AGENT_PLAYED = Procedure("agent", Rule(), False, 2, (0.98, 1.0, 1.01, 1.02, 1.05, 1.10))
-GATE_PLAYED = Procedure("gate", GATE, True, 4, (1 / 1.10, 1 / 1.05, 1 / 1.02, 1 / 1.01, 1.0, 1.02))
+SCREEN_PLAYED = Procedure("screen", SCREEN, "screen", 2, (0.98, 1.0, 1.01, 1.02, 1.05, 1.10))
+AGENT_PLAYED = Procedure("agent", Rule(), "keep", 2, (0.98, 1.0, 1.01, 1.02, 1.05, 1.10))
+GATE_PLAYED = Procedure(
+    "gate", GATE, "change", 4, (1 / 1.10, 1 / 1.05, 1 / 1.02, 1 / 1.01, 1.0, 1.02)
+)
 
 
 def play(procedure: Procedure, noise: Noise, speed: float, trials: int, seed: int) -> Counter[str]:
@@ -155,7 +163,7 @@ def play(procedure: Procedure, noise: Noise, speed: float, trials: int, seed: in
     draw = random.Random(f"{seed} {procedure.name} {noise.name} {speed}")
     played: Counter[str] = Counter()
     for _ in range(trials):
-        trial = Trial(procedure.rule, judge_change if procedure.gate else decide)
+        trial = Trial(procedure.rule, JUDGES[procedure.question])
         need: Need | None
         while need := trial.need:
             if need.fresh:
@@ -170,7 +178,7 @@ def tabulate(procedure: Procedure, trials: int, seed: int, pool: ProcessPoolExec
     """One row for each noise and speed."""
     rows = [(noise, speed) for noise in NOISES for speed in procedure.speeds]
     played = [pool.submit(play, procedure, noise, speed, trials, seed) for noise, speed in rows]
-    answers = list(Change if procedure.gate else Decision)
+    answers = list(ANSWERS[procedure.question])
     table = Table(
         "kernel",
         "candidate's speed",
@@ -193,7 +201,7 @@ def main() -> None:
     asked = parser.parse_args()
     console = Console(width=120)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for procedure in (AGENT_PLAYED, GATE_PLAYED):
+        for procedure in (SCREEN_PLAYED, AGENT_PLAYED, GATE_PLAYED):
             console.print(tabulate(procedure, asked.trials, asked.seed, pool))
 
 

@@ -25,6 +25,8 @@ from pytest_autokernel.subjects import WorkerSubject
 
 MARK = re.compile(r"^KERNEL_TYPE\b", re.MULTILINE)
 FUNCTIONS = (*STAGES, "roofline")
+# What is collected where a part of it is asked for.
+PARTS = {"binary": ("binary",), "screen": ("smoke", "roofline")}
 
 
 def is_kernel_file(path: Path, parent: pytest.Collector) -> bool:
@@ -60,6 +62,9 @@ class KernelModule(pytest.Module):
         return suite
 
     def funcnamefilter(self, name: str) -> bool:
+        part = PARTS.get(self.judge.settings.asked or "")
+        if part is not None:
+            return name in part
         return name in FUNCTIONS or (name == "sanitizer" and bool(self.tools))
 
     def classnamefilter(self, name: str) -> bool:

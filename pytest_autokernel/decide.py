@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from statistics import median
+from typing import Literal
 
 Block = tuple[Sequence[float], Sequence[float]]
 """(the other kernel's times, the candidate's times) in microseconds: pairs, by their index."""
@@ -39,6 +40,17 @@ class Change(StrEnum):
     UNDECIDED = "UNDECIDED"
 
 
+class Prospect(StrEnum):
+    """A screen's: is the candidate worth a whole judgement, by which alone it can be kept?"""
+
+    PROMISING = "PROMISING"
+    REVERT = "REVERT"
+    UNDECIDED = "UNDECIDED"
+
+
+Question = Literal["screen", "keep", "change"]
+Answer = Decision | Change | Prospect
+
 # Said only when a second, fresh set of blocks says it too.
 CLAIMS = frozenset({Decision.KEEP, Change.FASTER, Change.SLOWER})
 
@@ -50,13 +62,16 @@ class Rule:
     Effects are relative times. `threshold`: what a claim must exceed. `margin`: what still counts
     as no change. `looks`: the numbers of blocks at which the first phase may stop; the error of
     1 - `confidence` is split evenly over them (Bonferroni), so looking often costs width and
-    never truth. The default is the agent's.
+    never truth. `glance`: the number of blocks (0: none) at which a first phase ends that shows a
+    loss beyond the margin; ending there can lose a gain, and never claim one. The default is the
+    agent's.
     """
 
     threshold: float = 0.01
     margin: float = 0.01
     confidence: float = 0.99
     looks: tuple[int, ...] = (12, 24, 48)
+    glance: int = 6
 
     @property
     def look_confidence(self) -> float:
@@ -69,15 +84,19 @@ class Rule:
 
 
 # A gate is to find a slowdown of 1 %, by an interval that is itself 0.5 % wide on either side.
-GATE = Rule(threshold=0.003, looks=(12, 24, 48, 96))
+GATE = Rule(threshold=0.003, looks=(12, 24, 48, 96), glance=0)
 # On a CPU one of 10 %: equal kernels differ by 2 % from process to process there.
-CPU_GATE = Rule(threshold=0.03, margin=0.03, looks=(24, 48, 96))
+CPU_GATE = Rule(threshold=0.03, margin=0.03, looks=(24, 48, 96), glance=0)
+# A screen keeps nothing, so that its interval may be narrow: it has 95 % at each look.
+SCREEN = Rule(confidence=0.9, looks=(12, 24))
+GLANCE_CONFIDENCE = 0.95  # six blocks are enough for it
 
 
-def rule_for(quick: bool, on_gpu: bool, cases: int = 1) -> Rule:
-    """For each of so many cases: an edit loop (`quick`) asks whether to keep, a gate what a change
-    did to the speed."""
-    return (Rule() if quick else GATE if on_gpu else CPU_GATE).over(cases)
+def rule_for(question: Question, on_gpu: bool, cases: int = 1) -> Rule:
+    """For each of so many cases: an edit loop asks what is worth a judgement (`screen`) and what
+    to `keep`, a gate what a `change` did to the speed."""
+    gate = GATE if on_gpu else CPU_GATE
+    return {"screen": SCREEN, "keep": Rule(), "change": gate}[question].over(cases)
 
 
 @dataclass(frozen=True)
@@ -159,6 +178,11 @@ def decide(found: Estimate, rule: Rule) -> Decision:
     return Decision.REVERT if found.high < 1 + rule.threshold else Decision.UNDECIDED
 
 
+def screen(found: Estimate, rule: Rule) -> Prospect:
+    """PROMISING or REVERT where all of the interval lies on one side of the threshold."""
+    return _prospect(decide(found, rule))
+
+
 def judge_change(found: Estimate, rule: Rule) -> Change:
     """FASTER or SLOWER where all of the interval lies beyond the threshold, SAME where all of it
     lies within the margin. A slowdown of 1 % is a time of 1.01, so a ratio of 1 / 1.01."""
@@ -168,6 +192,31 @@ def judge_change(found: Estimate, rule: Rule) -> Change:
         return Change.SLOWER
     same = 1 / (1 + rule.margin) < found.low and found.high < 1 + rule.margin
     return Change.SAME if same else Change.UNDECIDED
+
+
+JUDGES: Mapping[Question, Callable[[Estimate, Rule], Answer]] = {
+    "screen": screen,
+    "keep": decide,
+    "change": judge_change,
+}
+
+
+def _prospect(decision: Decision) -> Prospect:
+    return Prospect.PROMISING if decision is Decision.KEEP else Prospect(decision.value)
+
+
+def answer_cases(
+    question: Question,
+    found: Mapping[str, Estimate],
+    rule: Rule,
+    weights: Mapping[str, float],
+    critical: Collection[str] = (),
+) -> Answer:
+    """One answer from the estimates of several cases."""
+    if question == "change":
+        return judge_cases(found, rule)
+    decision = decide_cases(found, rule, weights, critical)
+    return decision if question == "keep" else _prospect(decision)
 
 
 def decide_cases(
@@ -224,7 +273,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Trial:
-    """A comparison in progress; `judge` is `decide` or `judge_change`.
+    """A comparison in progress; `judge` is one of JUDGES.
 
         trial = Trial(rule)
         while need := trial.need:
@@ -234,19 +283,22 @@ class Trial:
     The first phase takes blocks until a look is decisive. A claim then needs a confirmation, by
     twice as many fresh blocks (at most the last look): the first phase stopped when luck was with
     it, so that the same number would fail many an honest small win. Its size is fixed before it
-    starts, so its estimate owes nothing to that luck, and is the one to publish.
+    starts, so its estimate owes nothing to that luck, and is the one to publish. Where the rule
+    has a glance, the first phase may end there.
     """
 
     rule: Rule
-    judge: Callable[[Estimate, Rule], Decision | Change] = decide
+    judge: Callable[[Estimate, Rule], Answer] = decide
     first: tuple[Block, ...] = ()
     confirmation: tuple[Block, ...] = ()
 
     @property
     def need(self) -> Need | None:
         """What to sample next; None at the end."""
+        if self._hopeless:
+            return None
         count, looks = len(self.first), self.rule.looks
-        look = next((n for n in looks if n > count), None)
+        look = next((n for n in (self.rule.glance, *looks) if n > count), None)
         if look and (count not in looks or self._first_answer == "UNDECIDED"):
             return Need(look - count, fresh=count == 0)
         missing = min(2 * count, looks[-1]) - len(self.confirmation)
@@ -268,10 +320,12 @@ class Trial:
         """What to publish: once there is a confirmation, its estimate alone."""
         if self.confirmation:
             return estimate(self.confirmation, self.rule.confidence)
+        if self._hopeless:
+            return estimate(self.first, GLANCE_CONFIDENCE)
         return estimate(self.first, self.rule.look_confidence)
 
     @property
-    def answer(self) -> Decision | Change:
+    def answer(self) -> Answer:
         """What `judge` says in the end. UNDECIDED before, and where one phase alone makes a
         claim."""
         last = self.judge(NOTHING if self.need else self.estimate, self.rule)
@@ -279,5 +333,12 @@ class Trial:
         return last if agreed else self.judge(NOTHING, self.rule)
 
     @cached_property
-    def _first_answer(self) -> Decision | Change:
+    def _hopeless(self) -> bool:
+        """Whether the first phase has ended at its glance."""
+        glance, lost = self.rule.glance, 1 / (1 + self.rule.margin)
+        at_glance = 0 < glance == len(self.first)
+        return at_glance and estimate(self.first, GLANCE_CONFIDENCE).high < lost
+
+    @cached_property
+    def _first_answer(self) -> Answer:
         return self.judge(estimate(self.first, self.rule.look_confidence), self.rule)

@@ -58,6 +58,17 @@ class Examination:
             self.smoke_failure = outcome.reason
         self._settle(item, check.stage, outcome, time.monotonic() - start)
 
+    def compile(self, item: pytest.Item) -> None:
+        """Find out what the kernel would do in its timed cases, without a GPU, as a test item."""
+        from pytest_autokernel import binaries
+
+        kernel, start = self.subject.file, time.monotonic()
+        assert kernel is not None
+        cases = plan.timed_cases(self.op, self.target.name)
+        target = binaries.target_of(self.judge_.gpu) if self.subject.device == "cuda" else None
+        self.about["binary"] = binaries.binary(self.judge_, kernel, self.op, cases, target)
+        self._record(item, "binary", "timed cases", "PASS", time.monotonic() - start)
+
     def sanitize(self, tool: Tool, item: pytest.Item) -> None:
         """Judge some small cases under one of compute-sanitizer's tools as a test item; skips
         where the tool says nothing about the kernel."""

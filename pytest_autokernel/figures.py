@@ -20,7 +20,7 @@ class Comparison:
     `confirmed` says that the estimate comes from a second, fresh set of rounds."""
 
     estimate: decide.Estimate
-    decision: decide.Decision | decide.Change
+    decision: decide.Answer
     confirmed: bool
     blocks: list[decide.Block]
 

@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, choices, text in (
         ("device", "auto|cuda|cpu", "where kernels run (auto: a CUDA GPU if there is one)"),
         ("effort", "quick|normal|thorough", "how much is judged (normal)"),
+        ("ask", "binary|screen|keep|change", "what to find out (quick: keep, else change)"),
         ("compare", "NAMES", "baselines to time besides eager: compile, liger, quack, all, ..."),
         ("timeout", "SECONDS", "time limit of one call of a kernel, compilation included (60)"),
         ("memory", "GIB", "memory limit of a kernel's process (3/4 of the machine's)"),

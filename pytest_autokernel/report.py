@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pytest_autokernel import __version__
-from pytest_autokernel.decide import Estimate, decide_cases, judge_cases, overall, rule_for
+from pytest_autokernel.decide import Estimate, answer_cases, overall, rule_for
 from pytest_autokernel.gpu import no_spec
 from pytest_autokernel.machine import cpu_name, package_version
 from pytest_autokernel.ops import overridden
@@ -148,12 +148,9 @@ class Report:
         weights = kernel.get("weights", {})
         if not found or found.keys() != weights.keys():
             return None
-        quick = self.judge.settings.effort == "quick"
-        rule = rule_for(quick, kernel["device"] == "cuda", len(found))
-        if quick:
-            decision: str = decide_cases(found, rule, weights, kernel["critical"])
-        else:
-            decision = judge_cases(found, rule)
+        question = self.judge.settings.ask
+        rule = rule_for(question, kernel["device"] == "cuda", len(found))
+        decision = str(answer_cases(question, found, rule, weights, kernel["critical"]))
         whole = overall(found, weights)
         return {**{name: getattr(whole, name) for name in figures}, "decision": decision}
 

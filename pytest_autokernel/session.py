@@ -76,9 +76,9 @@ class Session:
         rivals = baselines.rivals(judge, subject, op, failed or {})
         self.others, self.missing = rivals.makers, rivals.missing
         self.named = baselines.USERS in self.others
-        quick, cases = judge.settings.effort == "quick", plan.timed_cases(op, subject.target)
-        self.rule = decide.rule_for(quick, subject.device == "cuda", len(cases) or 1)
-        self.judged_by = decide.decide if quick else decide.judge_change
+        self.question, cases = judge.settings.ask, plan.timed_cases(op, subject.target)
+        self.rule = decide.rule_for(self.question, subject.device == "cuda", len(cases) or 1)
+        self.judged_by = decide.JUDGES[self.question]
         on_gpu = subject.device == "cuda"
         self.l2 = l2_of(judge, subject)
         self.clear_bytes = judge.clear_bytes if on_gpu and self.l2 == "cold" else 0
@@ -93,13 +93,14 @@ class Session:
 
     def tried(self) -> tuple[decide.Trial, Samples]:
         """The kernel against the user's baseline until the rule is satisfied. The op's own
-        baselines take part in the first round only."""
+        baselines take part in the first round after the glance, and in none of a screen."""
         trial, samples = decide.Trial(self.rule, self.judged_by), Samples()
         while need := trial.need:
             taken = len(samples.blocks)
+            everyone = taken == self.rule.glance and self.question != "screen"
             for blocks in _rounds(need.blocks, first=not samples.blocks):
-                first = not samples.blocks
-                self._round(samples, blocks, list(self.others) if first else [baselines.USERS])
+                self._round(samples, blocks, list(self.others) if everyone else [baselines.USERS])
+                everyone = False
             trial = trial.add(samples.against(baselines.USERS)[taken:])
         return trial, samples
 

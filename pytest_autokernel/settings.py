@@ -10,10 +10,13 @@ from typing import Any, Literal, get_args
 
 import pytest
 
+from pytest_autokernel.decide import Question
+
 Device = Literal["auto", "cuda", "cpu"]
 Effort = Literal["quick", "normal", "thorough"]
 Sandbox = Literal["auto", "require", "off"]
 L2 = Literal["cold", "warm"]
+Asked = Literal["binary", "screen", "keep", "change"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Settings:
     of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
     compiled code from run to run; without one it is kept for this run alone. `l2` is how timed
     calls find a GPU's cache; a CPU's is always warm. `compare` are names of ops' baselines that are
-    timed beside the first."""
+    timed beside the first. `asked` is what the user wants to
+    know from the comparison with the baseline, or `binary`, which makes none."""
 
     rootdir: Path
     seed: int
@@ -41,6 +45,14 @@ class Settings:
     sandbox: Sandbox = "auto"
     l2: L2 = "cold"
     compare: tuple[str, ...] = ()
+    asked: Asked | None = None
+
+    @property
+    def ask(self) -> Question:
+        """By default an edit loop's question at effort quick, and a gate's at the others."""
+        if self.asked is None or self.asked == "binary":
+            return "keep" if self.effort == "quick" else "change"
+        return self.asked
 
     @staticmethod
     def from_config(config: pytest.Config) -> Settings:
@@ -53,6 +65,7 @@ class Settings:
         seed = config.getoption("autokernel_seed")
         json = config.getoption("autokernel_json")
         cpus = tuple(sorted(os.sched_getaffinity(0)))
+        asked = option("ask", "")
         threads = int(option("threads", len(cpus)))
         return Settings(
             rootdir=config.rootpath,
@@ -69,6 +82,7 @@ class Settings:
             sandbox=_choice("sandbox", option("sandbox", "auto"), get_args(Sandbox)),
             l2=_choice("l2", option("l2", "cold"), get_args(L2)),
             compare=_names(option("compare", "")),
+            asked=_choice("ask", asked, get_args(Asked)) if asked else None,
         )
 
 

@@ -15,6 +15,7 @@ from pytest_autokernel.plan import Check, Tool
 from pytest_autokernel.replay import REPLAY, feed
 
 __all__ = [
+    "binary",
     "determinism",
     "edge_cases",
     "numerical_stability",
@@ -45,6 +46,10 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[examination.Examination]:
     assert isinstance(module, KernelModule)
     with examination.of_file(module) as under_examination:
         yield under_examination
+
+
+def binary(kernel: examination.Examination, request: pytest.FixtureRequest) -> None:
+    kernel.compile(request.node)
 
 
 def smoke(kernel: examination.Examination, check: Check, request: pytest.FixtureRequest) -> None:

@@ -25,7 +25,8 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     except CandidateError as error:
         words = f"{error.verdict}: {error.reason}"
         return Timing(case, [], {}, None, None, {}, l2_of(judge, subject), error.verdict, words)
-    comparisons = {name: session.printed(samples.against(name)) for name in session.others}
+    beside = {name: blocks for name in session.others if (blocks := samples.against(name))}
+    comparisons = {name: session.printed(blocks) for name, blocks in beside.items()}
     times = BaselineTimes(judge, op, case, subject.device, session.l2)
     times.keep({name: c.others_us for name, c in comparisons.items() if name in op.baselines})
     kept = times.kept([n for n in op.baselines if n not in {**comparisons, **session.missing}])

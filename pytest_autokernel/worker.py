@@ -72,6 +72,7 @@ class Worker:
             "burst": self.burst,
             "span": self.span,
             "launched": self.launched,
+            "digest": self.digest,
         }
         return handlers[message["do"]](message, fds)
 
@@ -226,6 +227,12 @@ class Worker:
         names = self.bench.launched()
         reply, out = self._timed_result(0)
         return {"launched": names, **reply}, out
+
+    def digest(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """What the kernel would do on a GPU, which this process does not see."""
+        from pytest_autokernel.offline import digest
+
+        return {"digest": digest(self.kernel_fn, message["calls"], message["target"])}, ()
 
     def _timed_result(self, which: int) -> Reply:
         assert self.received is not None

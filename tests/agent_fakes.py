@@ -1,8 +1,8 @@
 """A judge that follows a script, as a function and as a program that stands in for pytest.
 
 The speed of a kernel is a function of its CONFIG, so that a run with a seed always gives the
-same experiments. As a program it answers the command line with which the agent calls pytest;
-`FAKE` in the environment makes it misbehave.
+same experiments. As a program it answers the command lines with which the agent calls pytest, the
+one that stays too; `FAKE` in the environment makes it misbehave.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -82,16 +83,22 @@ def item(stage: str, verdict: str = "PASS", reason: str | None = None) -> dict[s
     }
 
 
-def report(text: str, baseline: str | None, seed: int, full: bool) -> dict[str, Any]:
-    """What the judge would say: of a few cases with times, or of all cases without."""
+def report(
+    text: str, baseline: str | None, seed: int, full: bool, screen: bool = False
+) -> dict[str, Any]:
+    """What the judge would say: of a few cases or of all, and as a screen, which keeps nothing."""
     items, timings = [item("smoke")], []
-    if full and config_of(text)["unroll"] == 4:
+    wrong = full and config_of(text)["unroll"] == 4
+    if wrong:
         items += [item("edge_cases", "FAIL", "FAIL: softmax 1x1 fp32: off by 3 ulp\nin lane 0")]
-    if not full:
+    else:
         items += [item("roofline")]
         comparisons = {"eager": comparison(900.0, time_us(text))}
         if baseline is not None:
-            comparisons["baseline"] = comparison(time_us(baseline), time_us(text))
+            found = comparison(time_us(baseline), time_us(text))
+            if screen and found["decision"] == "KEEP":
+                found |= {"decision": "PROMISING", "confirmed": False}
+            comparisons["baseline"] = found
         timings = [
             {
                 "case": "large-fp32",
@@ -128,6 +135,17 @@ def report(text: str, baseline: str | None, seed: int, full: bool) -> dict[str, 
     }
 
 
+def binary(text: str) -> dict[str, Any]:
+    """What the judge would say of a kernel's binary, which is the same for an unroll of 1 and 2."""
+    found = report(text, None, 1, full=True)
+    (kernel,) = found["kernels"]
+    config = config_of(text)
+    digest = f"{config['width']} {max(config['unroll'], 2)}"
+    right = {"verdict": "PASS", "reason": None, "items": [item("binary")], "binary": digest}
+    kernel.update(**right, timings=[], overall=None)
+    return found
+
+
 def misbehave(how: str, calls: int) -> None:
     """`FAKE` is `WHAT:CALL`, the call that goes wrong; without a number each does."""
     what, _, call = how.partition(":")
@@ -141,11 +159,29 @@ def misbehave(how: str, calls: int) -> None:
         sys.exit(4)
     if what == "no-report":
         sys.exit(1)
+    if what == "hang":
+        time.sleep(600)
     if what == "signal":
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def stay(fd: int) -> None:
+    """Answer requests until the agent is gone."""
+    with socket.socket(fileno=fd) as asked, asked.makefile("rw") as lines:
+        for line in lines:
+            code = 0
+            try:
+                main(json.loads(line)["args"])
+            except SystemExit as end:
+                code = int(end.code or 0)
+            lines.write(json.dumps({"code": code}) + "\n")
+            lines.flush()
+
+
 def main(argv: list[str]) -> None:
+    if "--autokernel-standing" in argv:
+        stay(int(argv[argv.index("--autokernel-standing") + 1]))
+        return
     options = dict(itertools.pairwise(argv))
     log = Path(os.environ["FAKE_LOG"])
     with log.open("a") as file:
@@ -156,9 +192,12 @@ def main(argv: list[str]) -> None:
     found = report(
         Path(options["--autokernel"]).read_text(),
         Path(file_of).read_text() if file_of else None,
-        int(options["--autokernel-seed"]),
+        int(options.get("--autokernel-seed", 0)),
         full=options["--autokernel-effort"] == "normal",
+        screen=options.get("--autokernel-ask") == "screen",
     )
+    if options.get("--autokernel-ask") == "binary":
+        found = binary(Path(options["--autokernel"]).read_text())
     if os.environ.get("FAKE") == "garbage":
         found = {"schema": 1, "kernels": [{"verdict": "PASS"}]}
     if os.environ.get("FAKE") == "schema":

@@ -68,11 +68,38 @@ def state(folder: Path) -> list[str]:
 class ScriptedJudge:
     """The scripted judge in this process."""
 
+    def binary(self, text: str) -> Report:
+        return Report.parse(agent_fakes.binary(text))
+
+    def screen(self, text: str, incumbent: str, seed: int) -> Report:
+        return Report.parse(agent_fakes.report(text, incumbent, seed, full=False, screen=True))
+
+    def judge(self, text: str, incumbent: str, seed: int) -> Report:
+        return Report.parse(agent_fakes.report(text, incumbent, seed, full=True))
+
     def compare(self, text: str, baseline: str | None, seed: int) -> Report:
         return Report.parse(agent_fakes.report(text, baseline, seed, full=False))
 
-    def verify(self, text: str, seed: int) -> Report:
-        return Report.parse(agent_fakes.report(text, None, seed, full=True))
+
+class OnGpu(ScriptedJudge):
+    """The same of a Triton kernel on a GPU, whose binaries can be told apart."""
+
+    def __init__(self) -> None:
+        self.screened: list[str] = []
+        self.compiled: list[str] = []
+
+    def binary(self, text: str) -> Report:
+        self.compiled.append(text)
+        return super().binary(text)
+
+    def screen(self, text: str, incumbent: str, seed: int) -> Report:
+        self.screened.append(text)
+        return super().screen(text, incumbent, seed)
+
+    def compare(self, text: str, baseline: str | None, seed: int) -> Report:
+        raw = agent_fakes.report(text, baseline, seed, full=False)
+        raw["kernels"][0].update(backend="triton", device="cuda")
+        return Report.parse(raw)
 
 
 @dataclass

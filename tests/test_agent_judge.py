@@ -9,14 +9,16 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from autokernel_agent import judge as judging
+from autokernel_agent import process as processes
 from autokernel_agent.errors import JudgeFailed
 from autokernel_agent.judge import PytestJudge
+from autokernel_agent.process import Standing
 
 from . import agent_fakes
 from .agent_fakes import KERNEL
@@ -39,13 +41,25 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
     return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
+COMMAND = (sys.executable, agent_fakes.__file__)
+
+
 @pytest.fixture
-def judge(worktree: Path, calls: object) -> PytestJudge:
+def standing(worktree: Path, calls: object) -> Iterator[Standing]:
+    scratch = worktree.parent / "scratch"
+    with closing(Standing(worktree, scratch / "standing.txt", COMMAND)) as standing:
+        yield standing
+
+
+@pytest.fixture
+def judge(worktree: Path, standing: Standing) -> PytestJudge:
     return PytestJudge(
         worktree,
         "kernels/softmax.py",
         worktree.parent / "scratch",
-        command=(sys.executable, agent_fakes.__file__),
+        standing,
+        compiling=standing,
+        command=COMMAND,
         limit_s={"quick": 30, "normal": 30},
     )
 
@@ -66,23 +80,27 @@ def soon(true: Callable[[], bool]) -> bool:
     return true()
 
 
+def options(call: dict[str, Any]) -> dict[str, str]:
+    return dict(zip(call["argv"], call["argv"][1:], strict=False))
+
+
 class TestWhatIsAsked:
-    def test_a_candidate_is_compared_with_the_incumbent_from_another_file(
+    def test_a_candidate_is_screened_beside_the_incumbent_from_another_file(
         self, judge: PytestJudge, worktree: Path, calls: Callable[[], list[dict[str, Any]]]
     ) -> None:
-        report = judge.compare(FASTER, KERNEL, seed=7)
+        report = judge.screen(FASTER, KERNEL, seed=7)
         (call,) = calls()
-        options = dict(zip(call["argv"], call["argv"][1:], strict=False))
+        asked = options(call)
         assert report.timings[0].comparisons["baseline"].speedup.ratio == pytest.approx(2)
         assert call["cwd"] == str(worktree)
         assert f"--rootdir={worktree}" in call["argv"]
-        assert options["--autokernel"] == "kernels/softmax.py"
-        assert options["--autokernel-effort"] == "quick"
-        assert options["--autokernel-seed"] == "7"
-        assert "-k" not in options
+        assert asked["--autokernel"] == "kernels/softmax.py"
+        assert asked["--autokernel-effort"] == "quick"
+        assert asked["--autokernel-ask"] == "screen"
+        assert asked["--autokernel-seed"] == "7"
         assert "-x" in call["argv"]
-        assert Path(options["--autokernel-baseline"]).read_text() == KERNEL
-        assert worktree not in Path(options["--autokernel-baseline"]).parents
+        assert Path(asked["--autokernel-baseline"]).read_text() == KERNEL
+        assert worktree not in Path(asked["--autokernel-baseline"]).parents
         assert (worktree / "kernels/softmax.py").read_text() == FASTER
 
     def test_a_starter_is_compared_with_nothing(
@@ -91,13 +109,37 @@ class TestWhatIsAsked:
         assert "baseline" not in judge.compare(KERNEL, None, seed=7).timings[0].comparisons
         assert "--autokernel-baseline" not in calls()[0]["argv"]
 
-    def test_the_full_judgement_takes_all_cases_and_no_time(
+    def test_the_whole_judgement_takes_all_cases_and_decides(
         self, judge: PytestJudge, calls: Callable[[], list[dict[str, Any]]]
     ) -> None:
-        assert judge.verify(KERNEL, seed=7).verdict == "PASS"
-        options = dict(zip(calls()[0]["argv"], calls()[0]["argv"][1:], strict=False))
-        assert options["--autokernel-effort"] == "normal"
-        assert options["-k"] == "not roofline"
+        report = judge.judge(FASTER, KERNEL, seed=7)
+        asked = options(calls()[0])
+        assert report.whole
+        assert report.whole.decision == "KEEP"
+        assert asked["--autokernel-effort"] == "normal"
+        assert asked["--autokernel-ask"] == "keep"
+        assert "-k" not in asked
+
+    def test_a_binary_is_asked_of_another_file_than_the_one_that_is_measured(
+        self, judge: PytestJudge, worktree: Path, calls: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        judge.screen(KERNEL, KERNEL, seed=7)
+        assert judge.binary(FASTER).binary == "4 2"
+        asked = options(calls()[1])
+        assert asked["--autokernel-ask"] == "binary"
+        assert Path(asked["--autokernel"]).read_text() == FASTER
+        assert (worktree / "kernels/softmax.py").read_text() == KERNEL
+        assert asked["--autokernel-json"] != options(calls()[0])["--autokernel-json"]
+
+    def test_screens_share_a_process_and_each_judgement_has_its_own(
+        self, judge: PytestJudge, calls: Callable[[], list[dict[str, Any]]]
+    ) -> None:
+        for ask in (judge.screen, judge.screen, judge.judge, judge.screen, judge.judge):
+            ask(FASTER, KERNEL, seed=7)
+        judge.compare(FASTER, KERNEL, seed=7)
+        first, second, whole, third, again, last = (call["pid"] for call in calls())
+        assert first == second == third
+        assert len({first, whole, again, last}) == 4
 
     def test_the_users_options_for_pytest_do_not_reach_the_judge(
         self, worktree: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,14 +147,14 @@ class TestWhatIsAsked:
         monkeypatch.setenv("PYTEST_ADDOPTS", "-x")
         monkeypatch.setenv("PYTEST_PLUGINS", "nothing")
         output = worktree / "output"
-        judging.run([sys.executable, "-c", "import os; print(*os.environ)"], worktree, output, 30)
+        processes.run([sys.executable, "-c", "import os; print(*os.environ)"], worktree, output, 30)
         assert "PYTEST_" not in output.read_text()
         assert "PATH" in output.read_text()
 
 
 class TestWhatIsBelieved:
     def test_a_failed_kernel_is_a_verdict(self, judge: PytestJudge) -> None:
-        report = judge.verify(KERNEL.replace('"unroll": 1}', '"unroll": 4}'), seed=7)
+        report = judge.judge(KERNEL.replace('"unroll": 1}', '"unroll": 4}'), KERNEL, seed=7)
         assert report.verdict == "FAIL"
         assert report.reason is not None
         assert "off by 3 ulp" in report.reason
@@ -138,23 +180,61 @@ class TestWhatIsBelieved:
     ) -> None:
         monkeypatch.setenv("FAKE", how)
         with pytest.raises(JudgeFailed, match=words):
-            judge.compare(KERNEL, None, seed=7)
+            judge.judge(KERNEL, KERNEL, seed=7)
         assert len(calls()) == 2
+
+    @pytest.mark.parametrize(
+        ("how", "words"),
+        [
+            ("exit-4", "expected pytest to exit with 0 or 1, got 4"),
+            ("signal", "pytest ended before it had answered"),
+            ("no-report", "pytest exited with 1 and wrote none"),
+        ],
+    )
+    def test_a_broken_screen_is_asked_again_by_another_process(
+        self,
+        how: str,
+        words: str,
+        judge: PytestJudge,
+        calls: Callable[[], list[dict[str, Any]]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("FAKE", how)
+        with pytest.raises(JudgeFailed, match=words):
+            judge.screen(KERNEL, KERNEL, seed=7)
+        first, second = (call["pid"] for call in calls())
+        assert first != second
+        assert gone(first)
+
+    def test_a_screen_that_hangs_is_ended(
+        self, judge: PytestJudge, standing: Standing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FAKE", "hang")
+        with pytest.raises(JudgeFailed, match="did not end within 1 s and was killed"):
+            standing.ask(["--autokernel", "kernels/softmax.py"], limit_s=1)
 
     @pytest.mark.parametrize("how", ["exit-4:1", "no-report:1", "signal:1"])
     def test_one_breakdown_is_forgiven(
         self, how: str, judge: PytestJudge, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("FAKE", how)
-        assert judge.compare(KERNEL, None, seed=7).verdict == "PASS"
+        assert judge.compare(KERNEL, KERNEL, seed=7).verdict == "PASS"
+
+    @pytest.mark.parametrize("how", ["exit-4:2", "no-report:2", "signal:2"])
+    def test_and_one_of_the_pytest_that_stays(
+        self, how: str, judge: PytestJudge, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FAKE", how)
+        for _ in range(3):
+            assert judge.screen(KERNEL, KERNEL, seed=7).verdict == "PASS"
 
     def test_an_old_report_is_not_taken_for_a_new_one(
         self, judge: PytestJudge, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        judge.compare(KERNEL, None, seed=7)
+        judge.judge(KERNEL, KERNEL, seed=7)
         monkeypatch.setenv("FAKE", "no-report")
         with pytest.raises(JudgeFailed):
-            judge.compare(FASTER, KERNEL, seed=7)
+            judge.judge(FASTER, KERNEL, seed=7)
 
 
 STUBBORN = """
@@ -171,11 +251,11 @@ class TestWhatIsLeftBehind:
 
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(judging, "GRACE_S", 0.2)
+        monkeypatch.setattr(processes, "GRACE_S", 0.2)
 
     def run(self, tmp_path: Path, seconds: float, limit_s: float) -> int:
         command = [sys.executable, "-c", STUBBORN.format(seconds=seconds)]
-        return judging.run(command, tmp_path, tmp_path / "output", limit_s)
+        return processes.run(command, tmp_path, tmp_path / "output", limit_s)
 
     def pids(self, tmp_path: Path) -> list[int]:
         return [int(word) for word in (tmp_path / "output").read_text().split()]
@@ -223,7 +303,7 @@ class TestLifeline:
     AGENT = """
         import subprocess, sys
         from pathlib import Path
-        from autokernel_agent.judge import PYTEST, run
+        from autokernel_agent.process import PYTEST, run
         run([*PYTEST, "test_sleep.py", "-p", "no:cacheprovider"], Path.cwd(), Path("output"), 600)
     """
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from autokernel_agent.errors import Refused
+from autokernel_agent.errors import JudgeFailed, Refused
+from autokernel_agent.records import Experiment
 from autokernel_agent.report import Report
-from autokernel_agent.stop import never
+from autokernel_agent.stop import experiments, never
 
 from .agent_fakes import KERNEL, config_of
 from .agent_repository import (
     BARE,
     PATH,
+    OnGpu,
     ScriptedJudge,
     essence,
     git,
@@ -109,9 +111,82 @@ class TestARun:
                 work.run(never())
 
 
+class TestDuplicates:
+    """The scripted binaries are the same for an unroll of 1 and of 2."""
+
+    @pytest.fixture
+    def judge(self) -> OnGpu:
+        return OnGpu()
+
+    @pytest.fixture
+    def done(self, repo: Path, judge: OnGpu) -> list[Experiment]:
+        with opened(repo) as ledger:
+            dataclasses.replace(loop(ledger), judge=judge).run(never())
+            return ledger.experiments
+
+    def test_are_recorded_and_not_judged(self, done: list[Experiment], judge: OnGpu) -> None:
+        twins = [e for e in done if e.reason and e.reason.startswith("duplicate of experiment")]
+        assert twins
+        for twin in twins:
+            first = done[int((twin.reason or "").split()[3].rstrip(":"))]
+            assert first.binary == twin.binary
+            assert first.experiment < twin.experiment
+            assert (twin.decision, twin.speedup, len(twin.reports)) == ("REVERT", None, 1)
+        assert len(judge.screened) == len(done) - 1 - len(twins)
+        assert done[0].binary == "1 2"
+
+    def test_what_was_foreseen_is_not_compiled_again(
+        self, done: list[Experiment], judge: OnGpu
+    ) -> None:
+        assert len(judge.compiled) == len({*judge.compiled})
+        assert len(judge.compiled) == len(done)
+
+    def test_a_helper_that_breaks_down_costs_no_experiment(self, repo: Path) -> None:
+        class Broken(OnGpu):
+            def binary(self, text: str) -> Report:
+                self.compiled.append(text)
+                raise JudgeFailed("no compiler")
+
+        judge = Broken()
+        with opened(repo) as ledger:
+            dataclasses.replace(loop(ledger), judge=judge).run(experiments(4))
+            assert len(ledger.experiments) == 5
+        assert len(judge.screened) == 4
+        assert len(judge.compiled) == 2  # the starter's, and one more
+
+    def test_on_a_cpu_nothing_is_compiled_beside_what_is_timed(self, repo: Path) -> None:
+        class Asked(ScriptedJudge):
+            def binary(self, text: str) -> Report:
+                raise AssertionError
+
+        with opened(repo) as ledger:
+            dataclasses.replace(loop(ledger), judge=Asked()).run(experiments(2))
+            assert len(ledger.experiments) == 3
+
+
+def test_a_duplicate_of_what_was_wrong_is_judged_all_the_same(repo: Path) -> None:
+    """It may be right elsewhere, where it is not timed."""
+
+    class Same(OnGpu):
+        def binary(self, text: str) -> Report:
+            found = super().binary(text)
+            return dataclasses.replace(found, binary=f"{config_of(text) == config_of(KERNEL)}")
+
+        def judge(self, text: str, incumbent: str, seed: int) -> Report:
+            found = super().judge(text, incumbent, seed)
+            return dataclasses.replace(found, verdict="FAIL", reason="wrong elsewhere")
+
+    judge = Same()
+    with opened(repo) as ledger:
+        dataclasses.replace(loop(ledger), judge=judge).run(experiments(2))
+        _, wrong, same = ledger.experiments
+    assert (wrong.verdict, wrong.binary) == ("FAIL", same.binary)
+    assert len(judge.screened) == 2
+
+
 class NeverFaster(ScriptedJudge):
-    def compare(self, text: str, baseline: str | None, seed: int) -> Report:
-        return super().compare(KERNEL, baseline and KERNEL, seed)
+    def screen(self, text: str, incumbent: str, seed: int) -> Report:
+        return super().screen(KERNEL, KERNEL, seed)
 
 
 class AlwaysWrong(ScriptedJudge):

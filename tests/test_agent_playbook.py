@@ -35,8 +35,11 @@ REPORT = Report.parse(agent_fakes.report(KERNEL, None, 1, full=False))
 Outcome = Callable[[Edit], tuple[bool, float | None]]
 
 
+SITUATION = Situation("kernels/softmax.py", "softmax", STARTER, REPORT, ())
+
+
 def ask(tuner: Tuner) -> Edit | None:
-    return tuner.ask(Situation("kernels/softmax.py", "softmax", STARTER, REPORT, ()))
+    return tuner.ask(SITUATION)
 
 
 def tell(tuner: Tuner, edit: Edit, kept: bool, ratio: float | None) -> None:
@@ -253,3 +256,19 @@ class TestOptuna:
         assert done.returncode == 0, done.stderr
         assert "tuner optuna" in done.stdout
         assert "experiments" in done.stdout
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_what_is_foreseen_is_what_is_asked_next_and_changes_nothing(search: str) -> None:
+    """Of an edit that gains nothing, in the space as well as while a rewrite is tried."""
+    if search == "optuna":
+        pytest.importorskip("optuna")
+    tuner, undisturbed = Tuner(WIDE, 1, search), Tuner(WIDE, 1, search)
+    for _ in range(LULL + MOST + BETWEEN):
+        edit = ask(tuner)
+        assert edit == ask(undisturbed)
+        assert edit
+        foreseen = tuner.foresee(edit, SITUATION)
+        for each in (tuner, undisturbed):
+            tell(each, edit, False, 0.9)
+        assert foreseen == ask(tuner)

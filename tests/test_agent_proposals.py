@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from autokernel_agent import page
 from autokernel_agent.proposers import PROPOSERS, Edit, ProposalFailed, Settings, Situation, Try
 from autokernel_agent.records import Experiment, Proposal, from_line, to_line
 from autokernel_agent.stop import Progress, Stop, cost, failures, never, seconds, tokens
+from autokernel_agent.tables import details
 from autokernel_agent.usage import NOTHING, Price, Usage, total
 
 from .agent_fakes import KERNEL
@@ -133,6 +135,24 @@ class TestWhatProposalsTake:
         (proposal,) = run.proposals
         assert (proposal.failure, proposal.usage) == (None, Usage(100, 20, 0.5))
         assert from_line(to_line(proposal)) == proposal
+
+    def test_it_is_shown_with_the_experiment_that_it_came_to(
+        self, play: Callable[..., Run], tmp_path: Path
+    ) -> None:
+        hung = ProposalFailed("it hung", Usage(1000, 0, 0.25))
+        play(hung, Edit(FASTER, "wide", Usage(200, 34, 0.5)), Edit(WRONG, "wrong", Usage(7, 0)))
+        with opened(tmp_path / "repo") as ledger:
+            starter, wide, wrong = ledger.experiments
+            assert ledger.usage(starter) is None
+            assert "proposal   1,234 tokens, $0.75" in details(wide, ledger.usage(wide))
+            assert "proposal   7 tokens" in details(wrong, ledger.usage(wrong))
+            story = page.of(ledger)
+        html, markdown = page.html(story), page.markdown(story)
+        assert "Proposals: 3, 1 came to nothing; 1,241 tokens." in markdown
+        assert r"by scripted (1,234 tokens, \$0.75)" in markdown
+        assert "(7 tokens) FAIL" in markdown
+        assert "by scripted (1,234 tokens, $0.75)" in html
+        assert "(7 tokens)" in html
 
     def test_what_is_not_known_is_not_nothing(self) -> None:
         assert total([Usage(1, 2, 0.5), Usage(1, 2)]) == Usage(2, 4, None)

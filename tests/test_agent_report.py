@@ -7,55 +7,82 @@ from typing import Any
 import pytest
 from autokernel_agent import stop
 from autokernel_agent.errors import JudgeFailed
-from autokernel_agent.report import Report, decide, judge_candidate, promising
+from autokernel_agent.report import Report, judge_candidate, promising
 from autokernel_agent.stop import Progress
 
 from .agent_fakes import KERNEL, report
 
+Case = tuple[float, float, float, str]
 
-def quick(*case: tuple[float, float, float, str]) -> Report:
-    """A report whose timed cases come to (ratio, low, high, decision), or were not compared."""
-    raw = report(KERNEL, KERNEL, 1, full=False)
+
+def screened(*case: Case) -> Report:
+    """A screen's report whose timed cases come to (ratio, low, high, answer), or were not
+    compared."""
+    return _report(case, full=False)
+
+
+def full(*case: Case, verdict: str = "PASS") -> Report:
+    """The same of a whole judgement."""
+    return _report(case, full=True, verdict=verdict)
+
+
+def _report(cases: tuple[Case, ...], full: bool, verdict: str = "PASS") -> Report:
+    raw = report(KERNEL, KERNEL, 1, full=full)
     (kernel,) = raw["kernels"]
     figures = ("ratio", "low", "high", "decision")
-    found = [{**kernel["overall"], **dict(zip(figures, c, strict=True))} for c in case]
+    found = [{**kernel["overall"], **dict(zip(figures, c, strict=True))} for c in cases]
     kernel["overall"] = found[0] if found else None
+    kernel.update(verdict=verdict, reason=None if verdict == "PASS" else "why")
     return Report.parse(raw)
 
 
-def full(verdict: str = "PASS") -> Report:
-    raw = report(KERNEL, None, 1, full=True)
-    raw["kernels"][0].update(verdict=verdict, reason=None if verdict == "PASS" else "why")
-    return Report.parse(raw)
-
-
+PROMISING = (1.3, 1.2, 1.4, "PROMISING")
 FASTER = (1.2, 1.1, 1.3, "KEEP")
 SAME = (1.0, 0.99, 1.005, "REVERT")
 SLOWER = (0.9, 0.85, 0.95, "REVERT")
 UNSURE = (1.02, 0.99, 1.05, "UNDECIDED")
 
 
-class TestDecisions:
+class TestTheCascade:
+    @pytest.mark.parametrize("case", [SAME, SLOWER, UNSURE])
+    def test_ends_at_a_screens_no(self, case: Case) -> None:
+        assert not promising(screened(case))
+        assert judge_candidate(screened(case), None).decision == case[-1]
+
+    def test_ends_with_what_was_not_compared(self) -> None:
+        assert judge_candidate(screened(), None).decision == "REVERT"
+        assert judge_candidate(screened(), None).speedup is None
+
+    def test_goes_on_with_what_is_promising(self) -> None:
+        assert promising(screened(PROMISING))
+        with pytest.raises(ValueError, match="need the whole judgement"):
+            judge_candidate(screened(PROMISING), None)
+
     @pytest.mark.parametrize("case", [FASTER, SAME, SLOWER, UNSURE])
-    def test_they_are_the_judges(self, case: tuple[float, float, float, str]) -> None:
-        assert decide(quick(case)) == case[-1]
+    def test_decides_by_the_whole_judgement_alone(self, case: Case) -> None:
+        found = judge_candidate(screened(PROMISING), full(case))
+        assert found.decision == case[-1]
+        assert found.speedup
+        assert found.speedup.ratio == case[0]
 
-    def test_nothing_is_kept_that_was_not_compared(self) -> None:
-        assert decide(quick()) == "REVERT"
-        assert judge_candidate(quick(), None).speedup is None
+    def test_keeps_nothing_that_the_whole_judgement_finds_wrong(self) -> None:
+        found = judge_candidate(screened(PROMISING), full(verdict="CRASH"))
+        assert (found.verdict, found.decision, found.reason) == ("CRASH", "REVERT", "why")
+        assert found.speedup
+        assert found.speedup.ratio == 1.3
 
-    def test_a_keep_needs_the_full_judgement_to_pass(self) -> None:
-        assert judge_candidate(quick(FASTER), full()).decision == "KEEP"
-        wrong = judge_candidate(quick(FASTER), full("CRASH"))
-        assert (wrong.verdict, wrong.decision, wrong.reason) == ("CRASH", "REVERT", "why")
+    def test_takes_no_screens_answer_for_a_decision(self) -> None:
+        with pytest.raises(JudgeFailed, match="a screen's answer"):
+            judge_candidate(screened(PROMISING), full(PROMISING))
 
-    def test_a_keep_without_the_full_judgement_is_a_mistake_of_the_caller(self) -> None:
-        with pytest.raises(ValueError, match="full judgement"):
-            judge_candidate(quick(FASTER), None)
+    @pytest.mark.parametrize("answer", ["KEEP", "FASTER"])
+    def test_lets_no_screen_keep_anything(self, answer: str) -> None:
+        found = judge_candidate(screened((1.3, 1.2, 1.4, answer)), None)
+        assert found.decision == "REVERT"
 
     @pytest.mark.parametrize("verdict", ["FAIL", "TIMEOUT", "CRASH"])
-    def test_a_wrong_kernel_is_reverted_however_fast(self, verdict: str) -> None:
-        raw = dict(quick(FASTER).raw)
+    def test_reverts_a_wrong_kernel_however_fast(self, verdict: str) -> None:
+        raw = dict(screened(PROMISING).raw)
         raw["kernels"][0].update(verdict=verdict)
         found = Report.parse(raw)
         assert not promising(found)

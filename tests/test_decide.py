@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 from pytest_autokernel.decide import (
     GATE,
     NOTHING,
+    SCREEN,
+    Answer,
     Block,
     Change,
     Decision,
     Estimate,
     Need,
+    Prospect,
     Rule,
     Trial,
     decide,
@@ -26,6 +30,7 @@ from pytest_autokernel.decide import (
     judge_cases,
     judge_change,
     overall,
+    screen,
 )
 
 TIMES = st.floats(1.0, 1000.0)
@@ -242,7 +247,7 @@ class TestADecisionOverCases:
 
 
 class TestATrial:
-    RULE = Rule(looks=(12, 24, 48))
+    RULE = Rule(looks=(12, 24, 48), glance=0)
 
     def run(self, trial: Trial, *speeds: float) -> tuple[Trial, list[Need]]:
         """The trial, with blocks of the next speed whenever it asks for fresh processes."""
@@ -307,6 +312,32 @@ class TestATrial:
                 trial = trial.add(around(1.5, min(size, need.blocks)))
         assert trial.answer is Decision.KEEP
         assert (len(trial.first), len(trial.confirmation)) == (12, 24)
+
+    @pytest.mark.parametrize(
+        ("judge", "answer"), [(decide, Decision.REVERT), (screen, Prospect.REVERT)]
+    )
+    def test_ends_at_a_glance_that_shows_a_loss(
+        self, judge: Callable[[Estimate, Rule], Answer], answer: Answer
+    ) -> None:
+        trial, needs = self.run(Trial(Rule(), judge), 0.97)
+        assert needs == [Need(6, fresh=True)]
+        assert trial.answer is answer
+        assert trial.estimate == estimate(trial.first, 0.95)
+
+    @pytest.mark.parametrize("speed", [0.995, 1.0, 1.5])
+    def test_claims_nothing_at_a_glance(self, speed: float) -> None:
+        trial = Trial(Rule()).add(around(speed, 6))
+        assert trial.answer is Decision.UNDECIDED
+        assert trial.need == Need(6, fresh=False)
+
+    def test_of_a_gate_takes_no_glance(self) -> None:
+        assert self.run(Trial(GATE, judge_change), 0.9, 0.9)[1][0] == Need(12, fresh=True)
+
+    def test_of_a_screen_confirms_nothing_and_so_keeps_nothing(self) -> None:
+        trial, needs = self.run(Trial(SCREEN, screen), 1.5)
+        assert trial.answer is Prospect.PROMISING
+        assert [need.blocks for need in needs] == [6, 6]
+        assert not trial.confirmation
 
     def test_refuses_blocks_that_it_did_not_ask_for(self) -> None:
         with pytest.raises(ValueError, match="at most 12, found 13"):

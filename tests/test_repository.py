@@ -30,7 +30,10 @@ WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.y*ml"))
 # What knows of pytest's items and reports. All else in the package is the judge, which does not.
 PYTEST_SIDE = {
     f"pytest_autokernel.{name}"
-    for name in ("plugin", "fixtures", "collection", "suite", "examination", "report", "replay")
+    for name in (
+        *("plugin", "standing", "fixtures", "collection", "suite", "examination"),
+        *("report", "replay"),
+    )
 }
 PURE = ("op", "decide", "gpu")  # of our own they import nothing
 

@@ -54,6 +54,8 @@ def _kernel(story: KernelStory) -> Iterator[str]:
     yield f"**{plain(story.claim)}**\n"
     counts = ", ".join(f"{n} {outcome} ({MEANING[outcome]})" for outcome, n in story.counts.items())
     yield f"{len(story.tried)} experiments{': ' if counts else ''}{counts}."
+    if story.took:
+        yield f"\n{plain(story.took[0].upper() + story.took[1:])}."
     if story.total:
         yield from _total(story.total)
     if story.kept:
@@ -87,7 +89,13 @@ def _kept_row(step: Step) -> Sequence[object]:
 
 def _other_row(step: Step) -> Sequence[object]:
     e, speed = step.experiment, "" if step.wrong else step.speedup or "not timed"
-    return e.experiment, step.outcome, speed, e.description, e.reason or ""
+    taken = f"({step.usage}) " if step.usage else ""
+    return e.experiment, step.outcome, speed, e.description, f"{taken}{e.reason or ''}".strip()
+
+
+def _by(step: Step) -> str:
+    """Who proposed it, and what that took."""
+    return plain(step.experiment.proposer) + (f" ({plain(step.usage)})" if step.usage else "")
 
 
 def _kept(step: Step) -> Iterator[str]:
@@ -95,7 +103,7 @@ def _kept(step: Step) -> Iterator[str]:
     yield f"\n#### {e.experiment}: {plain(e.description)}\n"
     yield from _cases(step.cases)
     checks = "; ".join(step.checks)
-    yield f"\nCommit {e.commit[:12]} by {plain(e.proposer)}, seed {e.seed}; {checks}.\n"
+    yield f"\nCommit {e.commit[:12]} by {_by(step)}, seed {e.seed}; {checks}.\n"
     yield fenced(step.diff, "diff")
     yield "\nTo measure it again:\n"
     yield fenced("\n".join(step.replay), "sh")

@@ -11,14 +11,16 @@ from typing import Any
 from ..display import word
 from ..errors import Refused
 from ..ledger import Ledger
-from ..records import Closing, Experiment, Judged, reproduce
-from ..report import Decision, Report, Speedup, Timing
+from ..records import Closing, Experiment, Judged, Proposal, reproduce
+from ..report import Decision, Prospect, Report, Speedup, Timing
+from ..tables import proposals_line
+from ..usage import Usage
 
 MEANING = {
     "starter": "what all began with",
     "KEEP": "right, and confirmed to be faster",
-    "REVERT": "right, but not faster by enough",
-    "UNDECIDED": "right, but too noisy to tell",
+    "REVERT": "not faster by enough, or not worth a whole judgement",
+    "UNDECIDED": "too noisy to tell",
     "FAIL": "wrong",
     "CRASH": "crashed",
     "TIMEOUT": "did not end in time",
@@ -45,7 +47,7 @@ class Case:
     before_us: float
     after_us: float
     speedup: Speedup
-    decision: Decision
+    decision: Decision | Prospect
     confirmed: bool
     ratios: tuple[float, ...]
     samples: int
@@ -67,6 +69,7 @@ class Step:
     points: tuple[Point, ...]
     checks: tuple[str, ...]
     diff: str
+    usage: Usage | None
     replay: tuple[str, ...]
 
     @property
@@ -94,12 +97,19 @@ class Total:
 
 @dataclass(frozen=True)
 class KernelStory:
-    """All that was tried on one kernel. `total` is None where the run ended before that."""
+    """All that was tried on one kernel. `total` is None where the run ended before that. Only
+    proposers that take tokens or money leave `proposals`."""
 
     kernel: str
     op: str
     steps: tuple[Step, ...]
     total: Total | None
+    proposals: tuple[Proposal, ...]
+
+    @property
+    def took(self) -> str | None:
+        """What its proposals took, where a proposer said so."""
+        return proposals_line(self.proposals) if self.proposals else None
 
     @property
     def tried(self) -> tuple[Step, ...]:
@@ -173,6 +183,7 @@ def _kernel(ledger: Ledger, name: str) -> KernelStory:
         op=experiments[0].kernel_type,
         steps=tuple(_steps(ledger, experiments)),
         total=_total(closing) if closing and current else None,
+        proposals=tuple(p for p in ledger.proposals if p.kernel == name),
     )
 
 
@@ -184,10 +195,11 @@ def _steps(ledger: Ledger, experiments: Sequence[Experiment]) -> Iterator[Step]:
             experiment=e,
             outcome=word(e),
             over_starter=right and _times(right, best),
-            cases=tuple(_cases(e.reports[0])),
-            points=tuple(_points(e.reports[0])),
+            cases=tuple(_cases(e.timed)),
+            points=tuple(_points(e.timed)),
             checks=tuple(map(_checks, e.reports)),
             diff=ledger.repository.diff(e.commit, e.kernel) if e.kept else "",
+            usage=ledger.usage(e),
             replay=_replay(e.commit, e.kernel, e.parent, e.seed),
         )
         if e.kept and e.speedup:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from .agents import AGENTS
 from .command import Command, probe
 from .llm import Llm
-from .proposer import Edit, ProposalFailed, Proposer, Situation, Try
+from .proposer import Edit, Foresees, ProposalFailed, Proposer, Situation, Try
 from .settings import Settings
 from .tuner import SEARCHES, Tuner
 
@@ -36,6 +36,7 @@ __all__ = [
     "PROPOSERS",
     "SEARCHES",
     "Edit",
+    "Foresees",
     "ProposalFailed",
     "Proposer",
     "Settings",

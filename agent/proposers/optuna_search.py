@@ -10,6 +10,7 @@ spaces, and took thousands of suggestions for 150 experiments.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from typing import TYPE_CHECKING
@@ -58,6 +59,12 @@ class OptunaSearch:
         self._told.append((point, score))
         if kept and score is not None:
             self._best_score = score
+
+    def copy(self) -> OptunaSearch:
+        """One that can be told something else."""
+        other = copy.copy(self)
+        other._unseen, other._told = self._unseen.copy(), self._told.copy()
+        return other
 
     def _suggested(self) -> Point:
         optuna, axes = self._optuna, self._distributions()

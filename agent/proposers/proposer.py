@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..report import Decision, Report, Speedup, Verdict
 from ..usage import Usage
@@ -74,3 +74,11 @@ class Proposer(Protocol):
 
     def tell(self, tried: Try) -> None:
         """What became of an edit."""
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """A proposer that can say for nothing what it would propose next."""
+
+    def foresee(self, edit: Edit, situation: Situation) -> Edit | None:
+        """Its next edit, should this one turn out to be slower."""

@@ -15,6 +15,7 @@ incumbent a restart is, made no difference.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
@@ -41,6 +42,9 @@ class Engine(Protocol):
         """What became of a point. `speedup` is over the incumbent of that moment; None says
         that the kernel was wrong or was not timed."""
 
+    def copy(self) -> Engine:
+        """One that can be told something else."""
+
 
 class Search:
     """Asks for every point of `space` at most once, `start` excepted, the promising first."""
@@ -57,6 +61,13 @@ class Search:
     @property
     def exhausted(self) -> bool:
         return not self._unseen
+
+    def copy(self) -> Search:
+        """One that can be told something else."""
+        other = copy.copy(self)
+        other._unseen, other._gains = self._unseen.copy(), self._gains.copy()
+        other._jumped = self._jumped.copy()
+        return other
 
     def ask(self) -> Point | None:
         """The point to try next, or None once the space is exhausted."""

@@ -8,12 +8,14 @@ is where the search goes on, in the wider space.
 from __future__ import annotations
 
 import collections
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import Refused
+from ..report import Speedup
 from .literals import literal, rewrite
 from .optuna_search import OptunaSearch
 from .proposer import Edit, Situation, Try
@@ -25,6 +27,7 @@ from .space import Point, Space
 LULL = 6  # experiments without a gain before a rewrite is tried
 BETWEEN = 2  # experiments of the search between two rewrites that did not gain
 MOST = 4  # experiments for a rewrite: as it starts, and with other values of what it opened
+SLOWER = Speedup(0.9, 0.9, 0.9, 0.0)  # what most edits turn out to be
 
 SEARCHES: Mapping[str, Callable[[Space, Point, int], Engine]] = {
     "local": Search,
@@ -39,6 +42,9 @@ class Walk:
     text: str
     space: Space
     engine: Engine
+
+    def copy(self) -> Walk:
+        return replace(self, engine=self.engine.copy())
 
     def ask(self) -> Edit | None:
         point = self.engine.ask()
@@ -73,6 +79,9 @@ class Trial:
     @property
     def over(self) -> bool:
         return self.tried >= MOST or (self.tried > 0 and self.walk.engine.exhausted)
+
+    def copy(self) -> Trial:
+        return replace(self, walk=self.walk.copy())
 
     def ask(self) -> Edit | None:
         if not self.tried:
@@ -116,6 +125,13 @@ class Tuner:
         if tried.kept:
             self._keep(tried.text, same_space=point is not None)
         self._choose()
+
+    def foresee(self, edit: Edit, situation: Situation) -> Edit | None:
+        then = copy.copy(self)
+        then._walk, then._trial = self._walk.copy(), self._trial and self._trial.copy()
+        then._trials, then._failed = self._trials.copy(), self._failed.copy()
+        then.tell(Try(edit.text, edit.description, "PASS", "REVERT", None, SLOWER))
+        return then.ask(situation)
 
     def _keep(self, text: str, same_space: bool) -> None:
         self._lull, self._trial = 0, None
