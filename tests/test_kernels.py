@@ -37,6 +37,14 @@ def test_kernels_are_right(case: str, reasons: dict[str, str | None]) -> None:
     assert reasons[case] is None
 
 
+def test_kernels_are_right_by_tma_too() -> None:
+    program = [sys.executable, "-m", "tests.tma_kernels"]
+    found = json.loads(subprocess.check_output(program, cwd=ROOT))
+    assert set(found) == {"matmul", "flash_attention", "fused_mlp"}
+    assert all(reasons for reasons in found.values())
+    assert {case: why for reasons in found.values() for case, why in reasons.items() if why} == {}
+
+
 @pytest.mark.parametrize("backend", ["triton", "cpp"])
 def test_every_op_has_its_kernel(backend: str) -> None:
     assert {name for name in KERNELS if name.startswith(f"{backend}/")} == {
