@@ -99,12 +99,11 @@ def build(
 
 
 def _header_folders() -> Iterator[str]:
-    """Where the toolkit's headers are, in a wheel or installed; CCCL's lie in one of their own."""
+    """Where the toolkit's headers are, in a wheel or installed, and CCCL's among them."""
     from cuda.pathfinder import find_nvidia_header_directory
 
-    for name in ("cudart", "cccl"):
-        if found := find_nvidia_header_directory(name):
-            yield str(found)
+    if found := find_nvidia_header_directory("cudart"):
+        yield from (str(folder) for folder in (Path(found), Path(found, "cccl")) if folder.is_dir())
 
 
 def _error(said: str, file: str) -> CompileError:
