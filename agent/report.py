@@ -10,7 +10,7 @@ from .errors import JudgeFailed
 
 SCHEMA = 1
 
-Verdict = Literal["PASS", "FAIL", "TIMEOUT", "CRASH"]
+Verdict = Literal["PASS", "FAIL", "TIMEOUT", "CRASH", "SKIP"]
 Decision = Literal["KEEP", "REVERT", "UNDECIDED"]
 
 
