@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -60,6 +61,8 @@ def chip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int]
 
     def of(major: int, minor: int) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (major, minor))
+        properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=132)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
 
     of(9, 0)
     return of
@@ -262,6 +265,7 @@ def test_a_shipped_kernel_compiles_without_spills(
     capability: tuple[int, int],
     chip: Callable[[int, int], None],
     recorded: type[Recorded],
+    driver: Driver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As `kernel_fn` has it compiled for its op's smallest size."""

@@ -47,7 +47,7 @@ def test_kernels_are_right_by_tma_too() -> None:
     assert {case: why for reasons in found.values() for case, why in reasons.items() if why} == {}
 
 
-@pytest.mark.parametrize("backend", ["triton", "cpp"])
+@pytest.mark.parametrize("backend", ["triton", "cuda", "cpp"])
 def test_every_op_has_its_kernel(backend: str) -> None:
     assert {name for name in KERNELS if name.startswith(f"{backend}/")} == {
         f"{backend}/{op}" for op in OPS
