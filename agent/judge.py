@@ -149,7 +149,7 @@ def _checked(code: int, file: Path) -> Report:
             f"expected a report, pytest exited with {code} and wrote none: {error}"
         ) from error
     report = Report.parse(raw)
-    if (report.verdict == "PASS") != (code == 0):
+    if (report.verdict in ("PASS", "SKIP")) != (code == 0):
         raise JudgeFailed(
             f"the judge contradicts itself: verdict {report.verdict}, exit code {code}"
         )

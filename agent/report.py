@@ -10,7 +10,7 @@ from .errors import JudgeFailed
 
 SCHEMA = 1
 
-Verdict = Literal["PASS", "FAIL", "TIMEOUT", "CRASH"]
+Verdict = Literal["PASS", "FAIL", "TIMEOUT", "CRASH", "SKIP"]
 Decision = Literal["KEEP", "REVERT", "UNDECIDED"]
 Prospect = Literal["PROMISING", "REVERT", "UNDECIDED"]  # a screen's, which keeps nothing
 

@@ -20,7 +20,7 @@ from typing import Any
 # The import that marks a backend, most specific first.
 BACKENDS = {
     "triton": ("triton",),
-    "cuda": ("pytest_autokernel.compile.compile_cuda",),
+    "cuda": ("pytest_autokernel.cuda",),
     "cpp": ("pytest_autokernel.compile.compile_cpp",),
 }
 

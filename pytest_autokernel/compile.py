@@ -52,9 +52,9 @@ def compile_cpp(
     macros = [f"-D{name}={value}" for name, value in (defines or {}).items()]
     command = [*compiler, *FLAGS, *macros, *flags]
     key = "\0".join([source, *command, _version(compiler), _processor()])
-    target = _cache() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+    target = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
     if not target.exists():
-        _build(command, source, target, *_origin(source, sys._getframe(1)))
+        _build(command, source, target, *origin(source, sys._getframe(1)))
     return ctypes.CDLL(str(target))
 
 
@@ -107,7 +107,7 @@ def _error(stderr: str, file: str) -> CompileError:
     return CompileError(f"the C++ compiler refused the source:\n{words}", file, line)
 
 
-def _origin(source: str, frame: FrameType | None) -> tuple[str, int]:
+def origin(source: str, frame: FrameType | None) -> tuple[str, int]:
     """The file and line at which `source` is written: in the nearest caller whose text has it.
 
     Text that no caller holds as it stands (it was put together, or has escapes) counts its
@@ -124,7 +124,8 @@ def _origin(source: str, frame: FrameType | None) -> tuple[str, int]:
     return "<source>", 1
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where what was compiled is kept: `$AUTOKERNEL_CACHE_DIR`, default `~/.cache/autokernel`."""
     named = os.environ.get("AUTOKERNEL_CACHE_DIR")
     folder = Path(named) if named else Path.home() / ".cache" / "autokernel"
     folder.mkdir(parents=True, exist_ok=True)

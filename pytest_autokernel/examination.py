@@ -46,9 +46,13 @@ class Examination:
         self.about = about
         self.replay = replay
         self.smoke_failure: str | None = None
+        self.unable = about.get("skipped")  # why the kernel cannot be run here
 
     def judge(self, check: Check, item: pytest.Item) -> None:
         """Run one check as a test item: record it, and fail or skip with the reason."""
+        if self.unable:
+            self._record(item, check.stage, str(check.case), "SKIP", reason=self.unable)
+            pytest.skip(self.unable)
         if self.smoke_failure and check.stage != "smoke":
             self._record(item, check.stage, str(check.case), "SKIP", reason=self.smoke_failure)
             pytest.skip(f"smoke failed: {self.smoke_failure}")
@@ -126,7 +130,9 @@ class Examination:
         from pytest_autokernel.session import TooShort
 
         reason = self.smoke_failure and f"smoke failed: {self.smoke_failure}"
-        if self.target.name == "interpreter":
+        if self.unable:
+            reason = self.unable
+        elif self.target.name == "interpreter":
             reason = (
                 "Triton's interpreter on the CPU says nothing about a GPU's speed; no CUDA GPU here"
             )
@@ -284,6 +290,7 @@ def about_file(module: KernelModule) -> dict[str, Any]:
         ),
         "weights": {case.name: module.op.weights.get(case.name, 1) for case in module.timed},
         "critical": sorted(module.op.critical),
+        "skipped": module.subject.unable,
     }
 
 

@@ -68,6 +68,7 @@ class Timing:
             "roof": {"gb_s": roof.roof_gb_s, "tflops": roof.roof_tflops} if roof else None,
             "peak_mb": peak / 1e6 if peak is not None else None,
             "l2": self.l2,
+            "resources": self.facts.get("resources", []),
             **{name: self.facts.get(name) for name in others},
         }
 

@@ -81,7 +81,8 @@ def foreign_launches(
     patterns = [*library, *allowed]
     own = any(name.startswith("aten.") for name in library)
     defined = set(re.findall(r"\bdef\s+(\w+)", text))
-    plain = re.sub(r"__launch_bounds__\s*\([^)]*\)", "", text)
+    # Without __launch_bounds__(...), __cluster_dims__(...) and the like.
+    plain = re.sub(r"__\w+__\s*\([^()]*\)", "", text)
     defined |= set(re.findall(r"__global__[^;{]*?(\w+)\s*\(", plain))
     return sorted(
         {

@@ -62,7 +62,10 @@ class Report:
         gpu, spec = self.judge.gpu, self.judge.spec
         if gpu is None:
             threads = len(self.judge.settings.cpus)
-            return [f"no CUDA GPU: C++ on {threads} CPU threads, Triton through its interpreter"]
+            return [
+                f"no CUDA GPU: C++ on {threads} CPU threads, Triton through its interpreter, "
+                "CUDA C++ skipped"
+            ]
         if spec is None:
             return [f"{gpu.name}; {no_spec(gpu)}"]
         peak = spec.tflops.get("bf16") or spec.tflops["fp32"]
@@ -127,6 +130,8 @@ class Report:
         if verdict in {"PASS", "SKIP"}:
             passed = any(item["verdict"] == "PASS" for item in items)
             verdict, reason = ("PASS", None) if passed else ("FAIL", "no check was completed")
+            if kernel.get("skipped") and not passed:
+                verdict, reason = "SKIP", kernel["skipped"]
             if missing:
                 verdict, reason = (
                     "FAIL",
@@ -255,6 +260,9 @@ def _notes(kernels: list[dict[str, Any]]) -> list[str]:
                 by_reason.setdefault(reason, []).append(name)
         for item in kernel["items"]:
             stage = item["stage"]
+            if kernel.get("skipped"):
+                by_reason.setdefault(f"skipped: {kernel['skipped']}", []).append(name)
+                break
             if stage in ("roofline", "sanitizer") and item["verdict"] == "SKIP":
                 names = by_reason.setdefault(f"{stage} skipped: {item['reason']}", [])
                 names += [] if name in names else [name]

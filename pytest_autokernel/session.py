@@ -130,6 +130,7 @@ class Session:
         mhz = [reading.sm_mhz for reading in self.readings]
         return {
             **samples.facts,
+            "resources": self.witness.resources,
             "floor_us": self.floor_us,
             "sm_mhz": statistics.median(mhz) if mhz else None,
             "throttled": self.dropped if mhz else None,

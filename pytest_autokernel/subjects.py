@@ -81,6 +81,8 @@ class WorkerSubject:
         on_gpu = judge.gpu is not None and kernel.backend != "cpp"
         self.device: Place = device or ("cuda" if on_gpu else "cpu")
         self.interpreted = kernel.backend == "triton" and self.device == "cpu"
+        no_gpu = kernel.backend == "cuda" and self.device == "cpu"
+        self.unable = "no CUDA GPU here, without which CUDA C++ is not run" if no_gpu else None
         self.target: TargetName = "interpreter" if self.interpreted else self.device
         self._process: Process | None = None
 

@@ -36,6 +36,7 @@ class Witness:
         self._calls, self._sets = 1, 1
         self._captured = device == "cpu"  # there it says the same: a call is all that there is
         self._span_calls = 1
+        self.resources: list[dict[str, Any]] = []  # of what a call launched, as the worker says
 
     def prepared(self, facts: dict[str, Any], sets: int) -> None:
         """The kernel has a fresh layout, with the inputs as they were made, `sets` times."""
@@ -102,6 +103,7 @@ class Witness:
         self._compare(Answer.of(reply, out), 0, "the result of a traced call is wrong")
         if kernel.file is None:
             return
+        self.resources = _resources(reply.get("resources"))
         names = [str(name)[:300] for name in reply.get("launched", ())]
         allowed = self.judge.settings.allow
         foreign = policy.foreign_launches(names, kernel.file.text, self.op.library, allowed)
@@ -143,3 +145,13 @@ def _wall_us(kernel: Subject, count: int, empty: bool) -> float:
     start = time.perf_counter()
     kernel.ask({"do": "span", "count": count, "empty": empty})
     return (time.perf_counter() - start) * 1e6
+
+
+def _resources(told: object) -> list[dict[str, Any]]:
+    """What a worker says of its kernels, as far as it is of the right kind."""
+    counts = ("registers", "local_bytes", "shared_bytes")
+    return [
+        {"kernel": str(one.get("kernel"))[:200], **{name: one[name] for name in counts}}
+        for one in (told if isinstance(told, list) else [])[:20]
+        if isinstance(one, dict) and all(type(one.get(name)) is int for name in counts)
+    ]

@@ -223,10 +223,14 @@ class Worker:
         return {"ok": True}, ()
 
     def launched(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """The GPU kernels that a call launches, and its result."""
+        """The GPU kernels that a call launches, what those in CUDA C++ take, and its result."""
+        from pytest_autokernel import cuda_driver
+
+        cuda_driver.launched.clear()
         names = self.bench.launched()
+        resources = [kernel.resources(shared) for kernel, shared in cuda_driver.launched.items()]
         reply, out = self._timed_result(0)
-        return {"launched": names, **reply}, out
+        return {"launched": names, "resources": resources, **reply}, out
 
     def digest(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """What the kernel would do on a GPU, which this process does not see."""

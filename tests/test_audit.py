@@ -157,6 +157,8 @@ def rows(x, y): ...
 
 SOURCE = '''
 template <class T> __global__ void __launch_bounds__(256) columns(const T* x) {}
+extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(128)
+parts(const float* x) {}
 '''
 """
 
@@ -166,6 +168,8 @@ template <class T> __global__ void __launch_bounds__(256) columns(const T* x) {}
     [
         ("rows", False),
         ("void columns<float>(float const*)", False),
+        ("parts", False),
+        ("__cluster_dims__", True),
         ("Memcpy DtoD (Device -> Device)", False),
         ("Memset (Device)", False),
         (

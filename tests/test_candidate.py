@@ -107,6 +107,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ("import tritonclient", "torch"),
         ("from pytest_autokernel.compile import compile_cpp", "cpp"),
         ("from pytest_autokernel.compile import compile_cpp as cc", "cpp"),
+        ("from pytest_autokernel.cuda import compile_cuda", "cuda"),
+        ("import pytest_autokernel.cuda as cuda", "cuda"),
         ("# import triton", "torch"),
     ],
 )

@@ -121,6 +121,22 @@ def test_a_right_kernel_passes_all_stages_and_its_samples_are_benchmarks(
     assert "roofline[large-fp32]" in (foreign.path / "junit.xml").read_text()
 
 
+def test_a_cuda_kernel_without_a_gpu_is_skipped_with_the_reason_and_has_not_passed(
+    foreign: pytest.Pytester,
+) -> None:
+    kernel(foreign, "right", RIGHT + "from pytest_autokernel.cuda import compile_cuda\n")
+    result = foreign.runpytest_subprocess(*QUICK, "--autokernel-json=out.json", "-rs")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*SKIP*no CUDA GPU here*"])
+    result.stdout.fnmatch_lines(["*kernels/right.py *SKIP*0/*", "skipped: no CUDA GPU here*"])
+    report = json.loads((foreign.path / "out.json").read_text())
+    schema = json.loads(files("pytest_autokernel").joinpath("report.schema.json").read_text())
+    jsonschema.validate(report, schema)
+    (found,) = report["kernels"]
+    assert (found["verdict"], found["reason"]) == ("SKIP", found["skipped"])
+    assert {item["verdict"] for item in found["items"]} == {"SKIP"}
+
+
 def test_saved_samples_are_compared_with_those_of_the_same_device_alone(
     foreign: pytest.Pytester,
 ) -> None:

@@ -1,76 +1,159 @@
-"""Attention in Triton: a block of queries per program, over blocks of keys. The starter."""
+"""Attention in Triton: a block of queries per program, over blocks of keys.
+
+Where the copy engine of Hopper and Blackwell (TMA) can describe the operands it loads the blocks,
+from where they lie; else they are loaded by pointers, from contiguous copies.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 KERNEL_TYPE = "flash_attention"
 SUPPORTS = {"gqa", "cross", "head_dim"}
 
-# m: queries per program; n: keys per step, in `stages` steps at once. Heads above 128 get half.
-CONFIG = {"m": 64, "n": 32, "warps": 4, "stages": 2}
+
+class Tiling(NamedTuple):
+    """`m`: queries per program; `n`: keys per step, of which `stages` are under way."""
+
+    m: int
+    n: int
+    warps: int
+    stages: int
+
+
+# By head size (up to 64, 128, 256), by TMA; and by pointers, where heads above 128 get half.
+CONFIG = {
+    "64": (128, 64, 4, 3),
+    "128": (128, 128, 8, 3),
+    "256": (64, 64, 4, 2),
+    "plain": (64, 64, 4, 2),
+}
 SPACE = {
-    "m": [32, 64, 128],
-    "n": [32, 64, 128],
-    "warps": [4, 8],
-    "stages": [1, 2, 3, 4],
-    # 227 KiB of shared memory hold a head of 128: queries once, keys and values per stage.
-    "rules": ["(m + 2 * n * stages) * 256 <= 232448", "m * n <= 2048 * warps"],
+    "64": [
+        (64, 64, 4, 2),
+        (64, 128, 4, 3),
+        (128, 64, 4, 2),
+        (128, 64, 4, 3),
+        (128, 128, 4, 3),
+        (128, 128, 8, 2),
+        (128, 128, 8, 3),
+    ],
+    "128": [
+        (64, 64, 4, 2),
+        (64, 64, 4, 3),
+        (64, 128, 4, 2),
+        (128, 32, 4, 3),
+        (128, 64, 4, 2),
+        (128, 64, 8, 3),
+        (128, 128, 8, 2),
+        (128, 128, 8, 3),
+    ],
+    "256": [(64, 32, 4, 3), (64, 64, 4, 2), (64, 64, 4, 3), (128, 32, 8, 3), (128, 64, 8, 2)],
+    "plain": [(64, 32, 4, 2), (64, 64, 4, 2), (128, 32, 4, 2), (128, 64, 8, 2)],
 }
 # On a GPU, where fp32 products take more registers than the tensor cores' do.
-FP32 = {"m": 32, "n": 16, "warps": 8, "stages": 1}
+FP32 = (32, 16, 8, 1)
 LOG2E = 1.4426950408889634
+# Keys and values that are worked on at once are to stay in the L2, of which this is a part.
+L2_BYTES = 2**25
 
 
 @triton.jit
-def load(pointer, row, col, S, D, WIDEN: tl.constexpr):
-    """Rows of a contiguous `[S, D]`, zero outside; in fp32 where the dot needs it."""
-    inside = (row < S)[:, None] & (col < D)[None, :]
-    tile = tl.load(pointer + row[:, None] * D + col[None, :], mask=inside, other=0.0)
+def load(
+    source, batch, head, first, HEADS, S, D,
+    BLOCK: tl.constexpr, BD: tl.constexpr, TMA: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """Rows of one head from the `first` on, zero outside; in fp32 where the dot needs it."""
+    if TMA:
+        tile = source.load([batch, head, first, 0]).reshape(BLOCK, BD)
+    else:
+        source += (batch.to(tl.int64) * HEADS + head) * S * D
+        row, col = first + tl.arange(0, BLOCK), tl.arange(0, BD)
+        inside = (row < S)[:, None] & (col < D)[None, :]
+        tile = tl.load(source + row[:, None] * D + col[None, :], mask=inside, other=0.0)
     if WIDEN:
         tile = tile.to(tl.float32)
     return tile
 
 
+@triton.jit
+def store(
+    target, tile, batch, head, first, HEADS, S, D,
+    BLOCK: tl.constexpr, BD: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    if TMA:
+        target.store([batch, head, first, 0], tile.to(target.dtype).reshape(1, 1, BLOCK, BD))
+    else:
+        target += (batch.to(tl.int64) * HEADS + head) * S * D
+        row, col = first + tl.arange(0, BLOCK), tl.arange(0, BD)
+        inside = (row < S)[:, None] & (col < D)[None, :]
+        tl.store(target + row[:, None] * D + col[None, :], tile, mask=inside)
+
+
+@triton.jit
+def place(blocks, heads, B, H):
+    """The batch element, head and block of queries of this program. Programs start in the order of
+    their numbers: of `heads` heads at a time, whose keys and values fit into the L2, the last
+    blocks first, which see the most keys where it is causal."""
+    before = tl.program_id(0) // (blocks * heads) * heads
+    width = tl.minimum(B * H - before, heads)
+    within = tl.program_id(0) % (blocks * heads)
+    head = before + within % width
+    return head // H, head % H, blocks - 1 - within // width
+
+
+@triton.jit
+def seen(scores, start, first, SK, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """`scores` without those of keys that do not exist, or come after their query."""
+    key = start + tl.arange(0, BN)
+    inside = (key < SK)[None, :]
+    if CAUSAL:
+        inside = inside & (key[None, :] <= (first + tl.arange(0, BM))[:, None])
+    return tl.where(inside, scores, -float("inf"))
+
+
 # Compiled once for all lengths: what is aligned follows from D.
-@triton.jit(do_not_specialize=["H", "G", "SQ", "SK"])
+@triton.jit(do_not_specialize=["B", "H", "G", "SQ", "SK", "heads"])
 def attend(
-    q, k, v, y, H, G, SQ, SK, D, scale, CAUSAL: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr, WIDEN: tl.constexpr,
+    q, k, v, y, B, H, G, SQ, SK, D, scale, heads, CAUSAL: tl.constexpr, POSITIVE: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr, TMA: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):  # fmt: skip
     """`scale` holds log2(e): weights are powers of two. Every query sees key 0, so that a row's
-    maximum is finite from the first block on."""
-    blocks = tl.cdiv(SQ, BM)
-    head = tl.program_id(0) // blocks
-    of_kv = ((head // H) * G + head % H // (H // G)).to(tl.int64) * SK * D
-    row = tl.program_id(0) % blocks * BM + tl.arange(0, BM)
-    d = tl.arange(0, BD)
-    queries = load(q + head.to(tl.int64) * SQ * D, row, d, SQ, D, WIDEN)
+    maximum is finite from the first block on. One loop, in which the last blocks alone are masked:
+    of two the second would wait for its first keys."""
+    batch, head, block = place(tl.cdiv(SQ, BM), heads, B, H)
+    group, first = head // (H // G), block * BM
+    queries = load(q, batch, head, first, H, SQ, D, BM, BD, TMA, WIDEN)
     top = tl.full([BM], -float("inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     out = tl.zeros([BM, BD], tl.float32)
-    end = tl.minimum(SK, tl.max(row, 0) + 1) if CAUSAL else SK
+    # The largest score is the largest when scaled only if the scale is positive; then the scaling
+    # and the subtraction of the largest are one instruction.
+    factor = scale if POSITIVE else 1.0
+    end = tl.minimum(SK, first + BM) if CAUSAL else SK
+    whole = (tl.minimum(end, first + 1) if CAUSAL else end) // BN * BN
     for start in tl.range(0, end, BN, num_stages=STAGES):
-        key = start + tl.arange(0, BN)
-        keys = load(k + of_kv, key, d, SK, D, WIDEN)
-        scores = tl.dot(queries, keys.T, input_precision="ieee") * scale
-        seen = (key < SK)[None, :]
-        if CAUSAL:
-            seen = seen & (key[None, :] <= row[:, None])
-        scores = tl.where(seen, scores, -float("inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
+        keys = load(k, batch, group, start, G, SK, D, BN, BD, TMA, WIDEN)
+        scores = tl.dot(queries, keys.T, input_precision="ieee")
+        if not POSITIVE:
+            scores = scores * scale
+        if start >= whole:
+            scores = seen(scores, start, first, SK, CAUSAL, BM, BN)
+        higher = tl.maximum(top, tl.max(scores, 1) * factor)
+        weights = tl.exp2(scores * factor - higher[:, None])
         shrink = tl.exp2(top - higher)
         total = total * shrink + tl.sum(weights, 1)
-        values = load(v + of_kv, key, d, SK, D, WIDEN)
+        values = load(v, batch, group, start, G, SK, D, BN, BD, TMA, WIDEN)
         weights = weights.to(values.dtype)
         out = tl.dot(weights, values, out * shrink[:, None], input_precision="ieee")
         top = higher
-    y += head.to(tl.int64) * SQ * D
-    inside = (row < SQ)[:, None] & (d < D)[None, :]
-    tl.store(y + row[:, None] * D + d[None, :], out / total[:, None], mask=inside)
+    store(y, out / total[:, None], batch, head, first, H, SQ, D, BM, BD, TMA)
 
 
 def kernel_fn(
@@ -81,19 +164,47 @@ def kernel_fn(
     sm_scale: float | None = None,
 ) -> torch.Tensor:
     """`Q [B, H, Sq, D]`, `K, V [B, G, Sk, D]` where G divides H: `[B, H, Sq, D]`."""
-    Q, K, V = Q.contiguous(), K.contiguous(), V.contiguous()
     B, H, SQ, D = Q.shape
     G, SK = K.shape[1:3]
-    y = torch.empty_like(Q)
+    y = Q.new_empty(Q.shape)
     if not y.numel():
         return y
     scale = (D**-0.5 if sm_scale is None else sm_scale) * LOG2E
-    config = FP32 if Q.dtype == torch.float32 and Q.is_cuda else CONFIG
     width = max(triton.next_power_of_2(D), 16)
-    m, n = (max(config[axis] * 128 // max(width, 128), 16) for axis in ("m", "n"))
+    tma = has_tma(Q) and all(map(describable, (Q, K, V, y)))
+    if tma:
+        name = "64" if width <= 64 else str(width)
+        m, n, warps, stages = CONFIG[name]
+        q, k, v, out = (
+            TensorDescriptor(t, list(t.shape), list(t.stride()), [1, 1, rows, width])
+            for t, rows in ((Q, m), (K, n), (V, n), (y, m))
+        )
+    else:
+        q, k, v, out = Q.contiguous(), K.contiguous(), V.contiguous(), y
+        of_fp32 = Q.dtype == torch.float32 and Q.is_cuda
+        m, n, warps, stages = FP32 if of_fp32 else CONFIG["plain"]
+        m, n = (max(size * 128 // max(width, 128), 16) for size in (m, n))
+    heads = max(L2_BYTES // (2 * SK * D * Q.itemsize), 1) * (H // G)
     attend[(B * H * triton.cdiv(SQ, m),)](
-        Q, K, V, y, H, G, SQ, SK, D, scale, causal, m, n, width, config["stages"],
+        q, k, v, out, B, H, G, SQ, SK, D, scale, min(heads, B * H), causal, scale > 0,
+        m, n, width, stages, tma,
         WIDEN=not Q.is_cuda,  # Triton's interpreter multiplies bf16 wrongly
-        num_warps=config["warps"],
+        num_warps=warps,
     )  # fmt: skip
     return y
+
+
+def has_tma(x: torch.Tensor) -> bool:
+    """Whether blocks of `x` may come by TMA, of the sizes above: compute capability 9 and 10, since
+    12 has 99 KiB of shared memory. Not fp32: its products are bound by the arithmetic."""
+    if not x.is_cuda or x.dtype == torch.float32:
+        return False
+    return torch.cuda.get_device_properties(x.device).major in (9, 10)
+
+
+def describable(x: torch.Tensor) -> bool:
+    """Whether a descriptor can say where `x` lies: the last dim contiguous, all else at multiples
+    of 16 bytes."""
+    *pitches, step = x.stride()
+    aligned = all(pitch > 0 and pitch * x.itemsize % 16 == 0 for pitch in pitches)
+    return aligned and step == 1 and x.data_ptr() % 16 == 0

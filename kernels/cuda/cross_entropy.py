@@ -1,0 +1,169 @@
+"""Cross-entropy in CUDA C++: each row is read once, by one block or by a part of a warp, for its
+maximum and sum at the same time; then one block adds up the rows' losses in their order.
+
+Rows that begin anywhere are read by 16 bytes all the same: the first and the last ones by element.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from pytest_autokernel.cuda import CudaKernel, CudaLibrary, compile_cuda
+
+KERNEL_TYPE = "cross_entropy"
+SUPPORTS = {"ignore_index", "nd"}
+
+# items: 16-byte vectors per thread and step; lanes: threads for a row at most, where rows are many;
+# threads: of a block that has several rows.
+CONFIG = {"items": 4, "lanes": 256, "threads": 128}
+SPACE = {"items": [1, 2, 4, 8], "lanes": [128, 256, 512, 1024], "threads": [64, 128, 256]}
+
+SOURCE = r"""
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <math_constants.h>
+
+using T = TYPE;
+constexpr int VEC = 16 / sizeof(T), IGNORED = -100;
+constexpr float LOG2E = 1.44269504f;
+#define LOWEST -CUDART_INF_F
+
+union Vector { uint4 raw; T item[VEC]; };
+
+__device__ bool whole(const T* p, long long first, long long cols) {
+    return first >= 0 && first + VEC <= cols && (size_t)(p + first) % 16 == 0;
+}
+
+// What is outside of the row is the least that there is.
+__device__ Vector load(const T* row, long long first, long long cols) {
+    Vector v;
+    if (whole(row, first, cols)) v.raw = *(const uint4*)(row + first);
+    else
+        for (int e = 0; e < VEC; e++)
+            v.item[e] = first + e >= 0 && first + e < cols ? row[first + e] : T(LOWEST);
+    return v;
+}
+
+// The largest element, and the sum of e^(x - top).
+struct Partial { float top = LOWEST, sum = 0; };
+
+// e^(x - top), 0 where that is subnormal; and not NaN where both are -infinity: nothing is there.
+__device__ float power(float x, float top) {
+    float y = (x - (top == LOWEST ? 0 : top)) * LOG2E;
+    asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(y));
+    return y;
+}
+
+template <int WIDTH> __device__ float sum_of(float sum) {
+    for (int step = WIDTH / 2; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    return sum;
+}
+
+__device__ Partial across_lanes(Partial p) {
+    constexpr int WIDTH = LANES < 32 ? LANES : 32;
+    float top = p.top;
+    for (int step = WIDTH / 2; step; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    return {top, sum_of<WIDTH>(p.sum * power(p.top, top))};
+}
+
+__device__ Partial across_row(Partial p) {
+    p = across_lanes(p);
+#if LANES > 32
+    __shared__ Partial parts[LANES / 32];
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (lane == 0) parts[warp] = p;
+    __syncthreads();
+    p = across_lanes(lane < LANES / 32 ? parts[lane] : Partial());
+#endif
+    return p;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) row_losses(
+    const T* logits, const long long* targets, float* losses, long long rows, long long cols) {
+    // Threads beyond the last row do it once more, with the same result.
+    long long row = blockIdx.x * (long long)(THREADS / LANES) + threadIdx.x / LANES;
+    row = min(row, rows - 1);
+    const T* x = logits + row * cols;
+    long long target = targets[row];
+    bool counted = target != IGNORED;
+    float picked = counted ? float(x[target]) : 0;
+    Partial p;
+    long long at = threadIdx.x % LANES * VEC - (long long)((size_t)x % 16 / sizeof(T));
+    for (; at < cols; at += ITEMS * LANES * VEC) {
+        Vector v[ITEMS];
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) v[i] = load(x, at + i * LANES * VEC, cols);
+        float top = p.top, sum = 0;
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++)
+            for (int e = 0; e < VEC; e++) top = fmaxf(top, float(v[i].item[e]));
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++)
+            for (int e = 0; e < VEC; e++) sum += power(float(v[i].item[e]), top);
+        p = {top, p.sum * power(p.top, top) + sum};
+    }
+    p = across_row(p);
+    if (threadIdx.x % LANES == 0) losses[row] = counted ? p.top - picked + logf(p.sum) : 0;
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+mean_loss(const float* losses, const long long* targets, T* y, long long rows) {
+    float total = 0, count = 0;
+    for (long long row = threadIdx.x; row < rows; row += 1024) {
+        total += losses[row];
+        count += targets[row] != IGNORED;  // exact to 2^24 a thread
+    }
+    __shared__ float totals[32], counts[32];
+    total = sum_of<32>(total);
+    count = sum_of<32>(count);
+    if (threadIdx.x % 32 == 0) {
+        totals[threadIdx.x / 32] = total;
+        counts[threadIdx.x / 32] = count;
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        total = sum_of<32>(totals[threadIdx.x]);
+        count = sum_of<32>(counts[threadIdx.x]);
+        if (threadIdx.x == 0) *y = T(total / count);
+    }
+}
+"""
+
+TYPES = {torch.float32: "float", torch.float16: "__half", torch.bfloat16: "__nv_bfloat16"}
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@functools.cache
+def compiled(dtype: torch.dtype, lanes: int, threads: int) -> CudaLibrary:
+    sizes = {"LANES": lanes, "THREADS": threads, "ITEMS": CONFIG["items"]}
+    return compile_cuda(SOURCE, defines={"TYPE": TYPES[dtype], **sizes})
+
+
+@functools.cache
+def chosen(dtype: torch.dtype, cols: int, few: bool) -> tuple[CudaKernel, CudaKernel, int, int]:
+    """The two kernels for rows of so many columns, the first one's threads and rows per block."""
+    vectors = ceil_div(cols * dtype.itemsize, 16)
+    wanted = 1 << (ceil_div(vectors, CONFIG["items"]) - 1).bit_length()
+    lanes = min(wanted, 1024 if few else CONFIG["lanes"])
+    threads = lanes if lanes > 32 else CONFIG["threads"]
+    library = compiled(dtype, lanes, threads)
+    return library.row_losses, library.mean_loss, threads, threads // lanes
+
+
+def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """`logits [..., V]`, `targets [...]`: the mean over targets other than -100, as one number
+    in the logits' dtype."""
+    logits, targets = logits.contiguous(), targets.contiguous()
+    rows, cols = targets.numel(), logits.shape[-1]
+    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    y = logits.new_empty(())
+    row_losses, mean_loss, threads, many = chosen(logits.dtype, cols, rows < 256)
+    if rows:
+        row_losses(ceil_div(rows, many), threads, logits, targets, losses, rows, cols)
+    mean_loss(1, 1024, losses, targets, y, rows)
+    return y

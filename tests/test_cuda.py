@@ -1,0 +1,300 @@
+"""Compiling and launching a kernel file's CUDA C++: what can be known of it without a GPU.
+
+The compiler (NVRTC) needs none. Where cuda-core or the toolkit's headers are missing these are
+skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from pytest_autokernel import candidate, cuda, cuda_driver, witness
+from pytest_autokernel.compile import CompileError
+from tests.conftest import ROOT
+
+SCALE = """
+extern "C" __global__ void scale(const float* x, float* y, int n) {
+    int i = blockIdx.x * 256 + threadIdx.x;
+    if (i < n) y[i] = FACTOR * x[i];
+}
+"""
+
+BROKEN = """
+#include <cuda_bf16.h>
+
+extern "C" __global__ void f(float* y) {
+    y[0] = missing;
+}
+"""
+
+KERNELS = sorted((ROOT / "kernels" / "cuda").glob("*.py"))
+
+
+def compiler() -> str | None:
+    """Why CUDA C++ cannot be compiled here."""
+    try:
+        cuda.build("#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n", "sm_90a", {})
+    except CompileError as error:
+        return str(error)[:300]
+    return None
+
+
+REASON = compiler()
+compiles = pytest.mark.skipif(REASON is not None, reason=f"no CUDA compiler: {REASON}")
+
+
+@pytest.fixture
+def chip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, int], None]:
+    """Has torch say that there is a GPU of some compute capability."""
+    monkeypatch.setenv("AUTOKERNEL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    def of(major: int, minor: int) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (major, minor))
+        properties = SimpleNamespace(major=major, minor=minor, multi_processor_count=132)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
+
+    of(9, 0)
+    return of
+
+
+class Recorded:
+    """Stands for a loaded library: its kernels' launches are kept instead of made."""
+
+    launches: ClassVar[list[tuple[str, Any, Any]]] = []
+
+    def __init__(self, code: bytes) -> None:
+        self.code = code
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.encode() not in self.code:
+            raise AttributeError(name)
+
+        def launch(grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
+            self.launches.append((name, grid, block))
+
+        return launch
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+    monkeypatch.setattr(cuda, "CudaLibrary", Recorded)
+    Recorded.launches.clear()
+    return Recorded
+
+
+def line_of(text: str) -> int:
+    """The line of this file that starts with `text`."""
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    return next(i for i, line in enumerate(lines, 1) if line.startswith(text))
+
+
+@compiles
+def test_a_source_is_compiled_for_the_devices_own_architecture(
+    chip: Callable[[int, int], None], recorded: type[Recorded], tmp_path: Path
+) -> None:
+    chip(8, 6)
+    cuda.compile_cuda(SCALE, defines={"FACTOR": 3})
+    chip(9, 0)
+    assert cuda.own_architecture() == "sm_90a"
+    cuda.compile_cuda(SCALE, defines={"FACTOR": 3})
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@compiles
+def test_the_same_text_is_compiled_once(
+    chip: object, recorded: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda.compile_cuda(SCALE, defines={"FACTOR": 3})
+    monkeypatch.setattr(cuda, "build", None)
+    cuda.compile_cuda(SCALE, defines={"FACTOR": 3})
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@compiles
+@pytest.mark.parametrize(
+    "change", [{"source": SCALE + "//"}, {"defines": {"FACTOR": 4}}, {"use_fast_math": True}]
+)
+def test_whatever_decides_the_code_decides_the_file(
+    chip: object, recorded: type[Recorded], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    first: dict[str, Any] = {"source": SCALE, "defines": {"FACTOR": 3}}
+    cuda.compile_cuda(**first)
+    cuda.compile_cuda(**{**first, **change})
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@compiles
+def test_an_error_names_the_line_of_the_kernel_file(chip: object, tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="missing") as caught:
+        cuda.compile_cuda(BROKEN)
+    expected = line_of("    y[0] = missing;")
+    assert (caught.value.file, caught.value.line) == (__file__, expected)
+    assert f"{__file__}({expected}): error" in str(caught.value)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@compiles
+def test_the_assembler_tells_registers_and_spills() -> None:
+    _, said = cuda.build(SCALE, "sm_90a", {"FACTOR": "2"})
+    assert re.search(r"Compiling entry function 'scale' for 'sm_90a'", said)
+    assert re.search(r"0 bytes spill stores", said)
+    assert re.search(r"Used \d+ registers", said)
+
+
+def test_no_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CompileError, match="expected a CUDA device"):
+        cuda.compile_cuda(SCALE)
+
+
+def test_a_missing_cuda_core_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    with pytest.raises(CompileError, match=r"cuda-core.*pip install 'pytest-autokernel\[cuda\]'"):
+        cuda.build(SCALE, "sm_90a", {})
+
+
+def test_importing_it_imports_neither_torch_nor_the_compiler() -> None:
+    program = (
+        "import sys, pytest_autokernel.cuda; print({'torch', 'cuda.core'} & sys.modules.keys())"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
+
+
+class Driver:
+    """Stands for libcuda: keeps what it is called with, and answers with `result`."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.result = 0
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            if name == "cuLaunchKernelEx":  # as things are now
+                config, _, pointers, _ = arguments
+                values = [ctypes.c_int64.from_address(p).value for p in pointers]
+                arguments = ([getattr(config, field) for field, _ in config._fields_], values)
+            self.calls.append((name, *arguments))
+            return self.result if name != "cuGetErrorName" else 0
+
+        return call
+
+
+class Loaded:
+    handle, num_arguments = 77, 4
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """A driver, and torch on its device 0, on stream 5."""
+    found = Driver()
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: found)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 5, raising=False)
+    return found
+
+
+def test_a_launch_hands_over_addresses_integers_and_floats_on_torchs_stream(
+    driver: Driver,
+) -> None:
+    x = torch.zeros(3)
+    cuda.CudaKernel("scale", Loaded())((7, 2), 256, x, -1, 2**40, 1.5)
+    ((name, config, values),) = driver.calls
+    assert (name, config) == ("cuLaunchKernelEx", [7, 2, 1, 256, 1, 1, 0, 5, None, 0])
+    assert values[:3] == [x.data_ptr(), -1, 2**40]
+    assert ctypes.c_float.from_buffer(ctypes.c_int64(values[3])).value == 1.5
+
+
+def test_each_launch_has_its_own_size_and_arguments(driver: Driver) -> None:
+    kernel = cuda.CudaKernel("scale", Loaded())
+    for grid in (3, (3, 2, 4), 3):
+        kernel(grid, (8, 4), grid if isinstance(grid, int) else 9, 0, 0, 0)
+    sizes = [(config[:6], values[0]) for _, config, values in driver.calls]
+    assert sizes == [([3, 1, 1, 8, 4, 1], 3), ([3, 2, 4, 8, 4, 1], 9), ([3, 1, 1, 8, 4, 1], 3)]
+
+
+def test_more_than_48_kb_of_shared_memory_are_asked_for_once(driver: Driver) -> None:
+    kernel = cuda.CudaKernel("scale", Loaded())
+    for shared in (48 * 1024, 100_000, 90_000):
+        kernel(1, 32, 0, 0, 0, 0, shared=shared)
+    names = [name for name, *_ in driver.calls]
+    assert names == ["cuLaunchKernelEx", "cuKernelSetAttribute", *["cuLaunchKernelEx"] * 2]
+    assert driver.calls[1][1:] == (cuda_driver.MAX_DYNAMIC_SHARED, 100_000, 77, 0)
+
+
+def test_a_wrong_number_of_arguments_is_no_launch(driver: Driver) -> None:
+    with pytest.raises(TypeError, match="scale takes 4 arguments, got 1"):
+        cuda.CudaKernel("scale", Loaded())(1, 32, 0)
+    assert driver.calls == []
+
+
+def test_what_the_driver_refuses_is_raised(driver: Driver) -> None:
+    driver.result = 1
+    with pytest.raises(RuntimeError, match=r"launching scale failed.*block=2048"):
+        cuda.CudaKernel("scale", Loaded())(1, 2048, 0, 0, 0, 0)
+
+
+def test_a_tensor_map_has_the_innermost_dim_first_and_strides_in_bytes(driver: Driver) -> None:
+    x = torch.zeros(6, 64, dtype=torch.bfloat16)[:, :32]
+    made = cuda.tensor_map(x, (2, 16), swizzle=32)
+    ((name, address, dtype, rank, data, dims, strides, box, every, *how),) = driver.calls
+    assert (name, address, dtype, rank, data) == (
+        *("cuTensorMapEncodeTiled", made.address, cuda_driver.MAP_TYPES["torch.bfloat16"], 2),
+        x.data_ptr(),
+    )
+    assert (list(dims), list(strides), list(box), list(every)) == ([32, 6], [128], [16, 2], [1, 1])
+    assert (made.address % cuda_driver.MAP_ALIGNMENT, how) == (0, [0, 1, cuda_driver.L2_256B, 0])
+    assert cuda.tensor_map(x, (2, 16), swizzle=32) is made
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
+@pytest.mark.parametrize("path", KERNELS, ids=[path.stem for path in KERNELS])
+@compiles
+def test_a_shipped_kernel_compiles_without_spills(
+    path: Path,
+    capability: tuple[int, int],
+    chip: Callable[[int, int], None],
+    recorded: type[Recorded],
+    driver: Driver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `kernel_fn` has it compiled for its op's smallest size."""
+    from pytest_autokernel import oracle
+    from tests.test_ops import OPS, small
+
+    chip(*capability)
+    said: list[str] = []
+    built = cuda.build
+
+    def build(*arguments: Any, **options: Any) -> tuple[bytes, str]:
+        code, words = built(*arguments, **options)
+        said.append(words)
+        return code, words
+
+    monkeypatch.setattr(cuda, "build", build)
+    kernel = candidate.read(path)
+    kernel_fn, op = candidate.load(path), OPS[kernel.op]
+    for variant, dtype in zip(("core", *op.extensions), op.dtypes, strict=False):
+        name = next((n for n, v in op.variants.items() if v.extension == variant), "core")
+        inputs, _ = oracle.make_inputs(op, small(op, dtype, name), "cpu")
+        kernel_fn(*inputs, **op.variants[name].options)
+    assert recorded.launches
+    assert said
+    assert {n for words in said for n in re.findall(r"(\d+) bytes spill stores", words)} == {"0"}
+
+
+def test_of_what_a_worker_says_of_its_kernels_the_well_formed_is_reported() -> None:
+    right = {"kernel": "scale", "registers": 16, "local_bytes": 0, "shared_bytes": 1024}
+    wrong = [{**right, "registers": "few"}, {"kernel": "scale"}, 5]
+    assert witness._resources([right, *wrong, {**right, "more": 1}]) == [right, right]
+    assert witness._resources(None) == []
