@@ -1,7 +1,5 @@
-"""Row sums in Triton: rows held whole while they are short, in a loop when they are long.
-
-The starter: every load is widened to fp32, and nothing is tuned for any one shape.
-"""
+"""Row sums in Triton: rows held whole while they are short, in a loop when they are long, and split
+among programs when they are few."""
 
 from __future__ import annotations
 
@@ -13,15 +11,19 @@ KERNEL_TYPE = "reduce"
 SUPPORTS = {"dim", "nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# block: elements per step of a long row, in `stages` steps at once; per_thread: elements.
-CONFIG = {"resident": 8192, "tile": 1024, "block": 4096, "stages": 1, "per_thread": 16}
+# per_thread: elements of them. block: elements per step of a longer row, by so many warps, and
+# split among programs where these would be fewer.
+CONFIG = {
+    "resident": 8192, "tile": 4096, "per_thread": 32, "block": 8192, "warps": 8, "programs": 256,
+}  # fmt: skip
 SPACE = {
     "resident": [2048, 4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192],
-    "block": [1024, 2048, 4096, 8192, 16384],
-    "stages": [1, 2, 3, 4],
     "per_thread": [8, 16, 32, 64],
-    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 1024 * per_thread"],
+    "block": [1024, 2048, 4096, 8192, 16384, 32768],
+    "warps": [4, 8, 16, 32],
+    "programs": [128, 256, 512, 1024],
+    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 2048 * warps"],
 }
 
 
@@ -36,21 +38,26 @@ def sum_rows(x, y, rows, cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def sum_long(x, y, cols, BLOCK: tl.constexpr, STAGES: tl.constexpr):
-    """One row per program. Each lane keeps its own sum; they are joined once."""
-    row = tl.program_id(0)
-    x += row.to(tl.int64) * cols
+def sum_parts(x, y, cols, part, BLOCK: tl.constexpr):
+    """Program (i, j) sums part j of row i, which may start anywhere: what lies before its first and
+    after its last whole 16 bytes is taken apart, so that all other loads are of 16 bytes."""
+    start = tl.program_id(1).to(tl.int64) * part
+    x += tl.program_id(0).to(tl.int64) * cols + start
+    size = tl.minimum(cols - start, part).to(tl.int32)
+    V: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    head = ((-x.to(tl.int64) // (16 // V)) & (V - 1)).to(tl.int32)
+    body = tl.maximum(size - head, 0) // V * V
+    vectors = tl.multiple_of(x + head, 16)
+    lane = tl.arange(0, 2 * V)
+    edge = tl.where(lane < head, lane, lane + body)
+    rest = tl.load(x + edge, mask=edge < size, other=0.0).to(tl.float32)
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
-        col = start + lane
-        total += tl.load(x + col, mask=col < cols, other=0.0).to(tl.float32)
-    tl.store(y + row, tl.sum(total, 0))
-
-
-def warps(elements: int) -> int:
-    """Warps for a program of so many elements (a power of two)."""
-    return min(max(elements // (32 * CONFIG["per_thread"]), 1), 32)
+    for first in range(0, body, BLOCK):
+        col = first + lane
+        total += tl.load(vectors + col, mask=col < body, other=0.0).to(tl.float32)
+    place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    tl.store(y + place, tl.sum(total, 0) + tl.sum(rest, 0))
 
 
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -63,10 +70,16 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     rows = y.numel()
     if cols > CONFIG["resident"]:
         block = CONFIG["block"]
-        sum_long[(rows,)](x, y, cols, block, CONFIG["stages"], num_warps=warps(block))
-        return y
+        parts = max(min(CONFIG["programs"] // rows, cols // block), 1)
+        part = triton.cdiv(cols, parts * block) * block
+        parts = triton.cdiv(cols, part)
+        sums = y if parts == 1 else x.new_empty((rows, parts), dtype=torch.float32)
+        sum_parts[rows, parts](x, sums, cols, part, block, num_warps=CONFIG["warps"])
+        if parts == 1:
+            return y
+        x, cols = sums, parts
     block = triton.next_power_of_2(cols)
     many = max(CONFIG["tile"] // block, 1)
-    grid = (triton.cdiv(rows, many),)
-    sum_rows[grid](x, y, rows, cols, many, block, num_warps=warps(many * block))
+    warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
+    sum_rows[(triton.cdiv(rows, many),)](x, y, rows, cols, many, block, num_warps=warps)
     return y

@@ -1,7 +1,4 @@
-"""Softmax in Triton: rows held whole while they are short, in two passes when they are long.
-
-The starter: every load is widened to fp32, and nothing is tuned for any one shape.
-"""
+"""Softmax in Triton: rows held whole while they are short, read twice when they are long."""
 
 from __future__ import annotations
 
@@ -13,16 +10,17 @@ KERNEL_TYPE = "softmax"
 SUPPORTS = {"dim", "nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# block: elements per step of a long row, in `stages` steps at once; per_thread: elements.
-CONFIG = {"resident": 8192, "tile": 1024, "block": 4096, "stages": 1, "per_thread": 32}
+# per_thread: elements of them. block: elements per step of a long row, by so many warps.
+CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 16, "block": 8192, "warps": 16}
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192],
-    "block": [1024, 2048, 4096, 8192, 16384],
-    "stages": [1, 2, 3, 4],
     "per_thread": [8, 16, 32, 64],
-    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 512 * per_thread"],
+    "block": [1024, 2048, 4096, 8192, 16384, 32768],
+    "warps": [4, 8, 16, 32],
+    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 2048 * warps"],
 }
+LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
 
 
 @triton.jit
@@ -33,36 +31,50 @@ def softmax_rows(x, y, rows, cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     offsets = row.to(tl.int64)[:, None] * cols + col[None, :]
     v = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
     v = tl.where((col < cols)[None, :], v, -float("inf"))
-    e = tl.exp(v - tl.max(v, 1)[:, None])
-    tl.store(y + offsets, e / tl.sum(e, 1)[:, None], mask=inside)
+    e = tl.exp2((v - tl.max(v, 1)[:, None]) * LOG2_E)
+    tl.store(y + offsets, e * (1 / tl.sum(e, 1))[:, None], mask=inside)
 
 
 @triton.jit
-def softmax_long(x, y, cols, BLOCK: tl.constexpr, STAGES: tl.constexpr):
-    """One row per program. Each lane keeps its own maximum and sum; they are joined once."""
+def softmax_long(x, y, cols, ALIKE: tl.constexpr, BLOCK: tl.constexpr):
+    """One row per program. It may start anywhere: what lies before its first and after its last
+    whole 16 bytes is taken apart, so that all other loads are of 16 bytes. `ALIKE`: those of `y`
+    begin where those of `x` do."""
     x += tl.program_id(0).to(tl.int64) * cols
     y += tl.program_id(0).to(tl.int64) * cols
-    lane = tl.arange(0, BLOCK)
-    top = tl.full([BLOCK], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
-        col = start + lane
-        v = tl.load(x + col, mask=col < cols, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, v)
+    V: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    head = ((-x.to(tl.int64) // (16 // V)) & (V - 1)).to(tl.int32)
+    body = (cols - head) // V * V
+    vectors, results = tl.multiple_of(x + head, 16), y + head
+    if ALIKE:
+        results = tl.multiple_of(results, 16)
+    lane = tl.arange(0, BLOCK // V)
+    tile = lane[:, None] * V + tl.arange(0, V)[None, :]
+    edge = tl.where(lane < head, lane, lane + body)
+
+    # Of each lane's vectors the maximum so far, and the sum of exponentials beside it: one for a
+    # vector and not for an element, or else exponentials would take longer than memory.
+    top = tl.load(x + edge, mask=edge < cols, other=-float("inf")).to(tl.float32)
+    total = tl.where(top == -float("inf"), 0.0, top - top + 1.0)
+    for start in range(0, body, BLOCK):
+        col = start + tile
+        v = tl.load(vectors + col, mask=col < body, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, tl.max(v, 1))
         base = tl.where(higher == -float("inf"), 0.0, higher)  # -inf minus -inf would be NaN
-        total = total * tl.exp(top - base) + tl.exp(v - base)
+        total *= tl.exp2((top - base) * LOG2_E)
+        total += tl.sum(tl.exp2((v - base[:, None]) * LOG2_E), 1)
         top = higher
     row_top = tl.max(top, 0)
-    row_total = tl.sum(total * tl.exp(top - row_top), 0)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
-        col = start + lane
-        v = tl.load(x + col, mask=col < cols, other=-float("inf")).to(tl.float32)
-        tl.store(y + col, tl.exp(v - row_top) / row_total, mask=col < cols)
+    scale = 1 / tl.sum(total * tl.exp2((top - row_top) * LOG2_E), 0)
 
-
-def warps(elements: int) -> int:
-    """Warps for a program of so many elements (a power of two)."""
-    return min(max(elements // (32 * CONFIG["per_thread"]), 1), 32)
+    # Backwards: what was read last is in the nearest cache.
+    steps = tl.cdiv(body, BLOCK)
+    for step in range(steps):
+        col = (steps - 1 - step) * BLOCK + tile
+        v = tl.load(vectors + col, mask=col < body, other=0.0).to(tl.float32)
+        tl.store(results + col, tl.exp2((v - row_top) * LOG2_E) * scale, mask=col < body)
+    v = tl.load(x + edge, mask=edge < cols, other=0.0).to(tl.float32)
+    tl.store(y + edge, tl.exp2((v - row_top) * LOG2_E) * scale, mask=edge < cols)
 
 
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -76,11 +88,11 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     cols = x.shape[-1]
     rows = x.numel() // cols
     if cols > CONFIG["resident"]:
-        block = CONFIG["block"]
-        softmax_long[(rows,)](x, y, cols, block, CONFIG["stages"], num_warps=warps(block))
+        alike = (x.data_ptr() - y.data_ptr()) % 16 == 0
+        softmax_long[(rows,)](x, y, cols, alike, CONFIG["block"], num_warps=CONFIG["warps"])
         return y
     block = triton.next_power_of_2(cols)
     many = max(CONFIG["tile"] // block, 1)
-    grid = (triton.cdiv(rows, many),)
-    softmax_rows[grid](x, y, rows, cols, many, block, num_warps=warps(many * block))
+    warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
+    softmax_rows[(triton.cdiv(rows, many),)](x, y, rows, cols, many, block, num_warps=warps)
     return y
