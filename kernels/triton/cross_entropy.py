@@ -11,12 +11,12 @@ import triton.language as tl
 KERNEL_TYPE = "cross_entropy"
 SUPPORTS = {"ignore_index", "nd"}
 
-# block: elements per step of a row, by so many warps.
-CONFIG = {"block": 8192, "warps": 8}
+# lanes: 16 bytes each of a row per step, by so many warps.
+CONFIG = {"lanes": 1024, "warps": 8}
 SPACE = {
-    "block": [1024, 2048, 4096, 8192, 16384, 32768],
+    "lanes": [128, 256, 512, 1024, 2048, 4096],
     "warps": [2, 4, 8, 16, 32],
-    "rules": ["block >= 256 * warps", "block <= 2048 * warps"],
+    "rules": ["32 * warps <= lanes <= 256 * warps"],
 }
 IGNORED = tl.constexpr(-100)
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
@@ -35,16 +35,17 @@ def mean(losses, targets, rows, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def cross_entropy(logits, targets, losses, y, rows, cols, BLOCK: tl.constexpr):
+def cross_entropy(logits, targets, losses, y, rows, cols, LANES: tl.constexpr):
     """A row may start anywhere: what lies before its first and after its last whole 16 bytes is
     taken apart, so that all other loads are of 16 bytes. `losses` is 0, and has one more place."""
     row = tl.program_id(0)
     logits += row.to(tl.int64) * cols
     V: tl.constexpr = 128 // logits.dtype.element_ty.primitive_bitwidth
+    BLOCK: tl.constexpr = LANES * V
     head = ((-logits.to(tl.int64) // (16 // V)) & (V - 1)).to(tl.int32)
     body = (cols - head) // V * V
     vectors = tl.multiple_of(logits + head, 16)
-    lane = tl.arange(0, BLOCK // V)
+    lane = tl.arange(0, LANES)
     tile = lane[:, None] * V + tl.arange(0, V)[None, :]
     edge = tl.where(lane < head, lane, lane + body)
     target = tl.load(targets + row)
@@ -70,7 +71,7 @@ def cross_entropy(logits, targets, losses, y, rows, cols, BLOCK: tl.constexpr):
     # In whichever order the programs end, the last one adds all up in the order of the rows.
     done = (losses + rows).to(tl.pointer_type(tl.int32))
     if tl.atomic_add(done, 1) == rows - 1:
-        tl.store(y, mean(losses, targets, rows, BLOCK // V))
+        tl.store(y, mean(losses, targets, rows, LANES))
 
 
 def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -83,6 +84,6 @@ def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     losses = torch.zeros(rows + 1, dtype=torch.float32, device=logits.device)
     y = logits.new_empty(())
     cross_entropy[(rows,)](
-        logits, targets, losses, y, rows, cols, CONFIG["block"], num_warps=CONFIG["warps"]
+        logits, targets, losses, y, rows, cols, CONFIG["lanes"], num_warps=CONFIG["warps"]
     )
     return y

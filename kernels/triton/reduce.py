@@ -1,5 +1,5 @@
-"""Row sums in Triton: rows held whole while they are short, in a loop when they are long, and split
-among programs when they are few."""
+"""Sums in Triton. Rows are held whole while they are short, in a loop when they are long; columns
+are added up as they lie. Both are split among programs when these would be few."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ SUPPORTS = {"dim", "nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
 # per_thread: elements of them. block: elements per step of a longer row, by so many warps, and
-# split among programs where these would be fewer.
+# split among programs where these would be fewer; columns: of such a block of columns.
 CONFIG = {
-    "resident": 8192, "tile": 4096, "per_thread": 32, "block": 8192, "warps": 8, "programs": 256,
+    "resident": 8192, "tile": 4096, "per_thread": 32,
+    "block": 8192, "warps": 8, "programs": 512, "columns": 64,
 }  # fmt: skip
 SPACE = {
     "resident": [2048, 4096, 8192, 16384, 32768],
@@ -22,7 +23,8 @@ SPACE = {
     "per_thread": [8, 16, 32, 64],
     "block": [1024, 2048, 4096, 8192, 16384, 32768],
     "warps": [4, 8, 16, 32],
-    "programs": [128, 256, 512, 1024],
+    "programs": [128, 256, 512, 1024, 2048],
+    "columns": [32, 64, 128, 256],
     "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 2048 * warps"],
 }
 
@@ -60,14 +62,37 @@ def sum_parts(x, y, cols, part, BLOCK: tl.constexpr):
     tl.store(y + place, tl.sum(total, 0) + tl.sum(rest, 0))
 
 
-def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
-    """The sum of `x` over `dim`, in x's dtype."""
-    x = x.movedim(dim, -1).contiguous()
-    cols = x.shape[-1]
-    if not x.numel():
-        return x.new_zeros(x.shape[:-1])
-    y = x.new_empty(x.shape[:-1])
-    rows = y.numel()
+@triton.jit
+def sum_columns(x, y, n, inner, part, STEP: tl.constexpr, BLOCK: tl.constexpr):
+    """`x [outer, n, inner]`: program (i, j) sums part j of n, in some columns of one `outer`."""
+    blocks = tl.cdiv(inner, BLOCK)
+    outer = (tl.program_id(0) // blocks).to(tl.int64)
+    col = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    start = tl.program_id(1) * part
+    stop = tl.minimum(start + part, n)
+    total = tl.zeros([STEP, BLOCK], tl.float32)
+    for first in range(start, stop, STEP):
+        row = first + tl.arange(0, STEP)
+        inside = (row < stop)[:, None] & (col < inner)[None, :]
+        offsets = (outer * n + row)[:, None] * inner + col[None, :]
+        total += tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+    place = (outer * tl.num_programs(1) + tl.program_id(1)) * inner + col
+    tl.store(y + place, tl.sum(total, 0), mask=col < inner)
+
+
+def add_columns(x: torch.Tensor, y: torch.Tensor, outer: int, n: int, inner: int) -> torch.Tensor:
+    """`y [outer, inner]`, the sum over n of `x [outer, n, inner]`, contiguous."""
+    block = min(CONFIG["columns"], triton.next_power_of_2(inner))
+    step, programs = CONFIG["block"] // block, outer * triton.cdiv(inner, block)
+    part = triton.cdiv(n, max(min(CONFIG["programs"] // programs, n // step), 1))
+    parts = triton.cdiv(n, part)
+    sums = y if parts == 1 else x.new_empty((outer, parts, inner), dtype=torch.float32)
+    sum_columns[programs, parts](x, sums, n, inner, part, step, block, num_warps=CONFIG["warps"])
+    return y if parts == 1 else add_columns(sums, y, outer, parts, inner)
+
+
+def add_rows(x: torch.Tensor, y: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
+    """`y [rows]`, the sum over `x [rows, cols]`, contiguous."""
     if cols > CONFIG["resident"]:
         block = CONFIG["block"]
         parts = max(min(CONFIG["programs"] // rows, cols // block), 1)
@@ -75,11 +100,21 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
         parts = triton.cdiv(cols, part)
         sums = y if parts == 1 else x.new_empty((rows, parts), dtype=torch.float32)
         sum_parts[rows, parts](x, sums, cols, part, block, num_warps=CONFIG["warps"])
-        if parts == 1:
-            return y
-        x, cols = sums, parts
+        return y if parts == 1 else add_rows(sums, y, rows, parts)
     block = triton.next_power_of_2(cols)
     many = max(CONFIG["tile"] // block, 1)
     warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
     sum_rows[(triton.cdiv(rows, many),)](x, y, rows, cols, many, block, num_warps=warps)
     return y
+
+
+def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """The sum of `x` over `dim`, in x's dtype."""
+    rows = x.movedim(dim, -1)
+    if not x.numel():
+        return x.new_zeros(rows.shape[:-1])
+    y, n = x.new_empty(rows.shape[:-1]), rows.shape[-1]
+    if x.is_contiguous() and not rows.is_contiguous():
+        inner = x.stride(dim)
+        return add_columns(x, y, y.numel() // inner, n, inner)
+    return add_rows(rows.contiguous(), y, y.numel(), n)

@@ -10,15 +10,19 @@ KERNEL_TYPE = "softmax"
 SUPPORTS = {"dim", "nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# per_thread: elements of them. block: elements per step of a long row, by so many warps.
-CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 16, "block": 8192, "warps": 16}
+# per_thread: elements of them. lanes: 16 bytes each of a longer row per step, by so many warps.
+CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 32, "lanes": 2048, "warps": 16}
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192],
     "per_thread": [8, 16, 32, 64],
-    "block": [1024, 2048, 4096, 8192, 16384, 32768],
+    "lanes": [128, 256, 512, 1024, 2048, 4096],
     "warps": [4, 8, 16, 32],
-    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 2048 * warps"],
+    "rules": [
+        "tile <= resident",
+        "resident <= 1024 * per_thread",
+        "32 * warps <= lanes <= 128 * warps",
+    ],
 }
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
 
@@ -36,19 +40,20 @@ def softmax_rows(x, y, rows, cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def softmax_long(x, y, cols, ALIKE: tl.constexpr, BLOCK: tl.constexpr):
+def softmax_long(x, y, cols, ALIKE: tl.constexpr, LANES: tl.constexpr):
     """One row per program. It may start anywhere: what lies before its first and after its last
     whole 16 bytes is taken apart, so that all other loads are of 16 bytes. `ALIKE`: those of `y`
     begin where those of `x` do."""
     x += tl.program_id(0).to(tl.int64) * cols
     y += tl.program_id(0).to(tl.int64) * cols
     V: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    BLOCK: tl.constexpr = LANES * V
     head = ((-x.to(tl.int64) // (16 // V)) & (V - 1)).to(tl.int32)
     body = (cols - head) // V * V
     vectors, results = tl.multiple_of(x + head, 16), y + head
     if ALIKE:
         results = tl.multiple_of(results, 16)
-    lane = tl.arange(0, BLOCK // V)
+    lane = tl.arange(0, LANES)
     tile = lane[:, None] * V + tl.arange(0, V)[None, :]
     edge = tl.where(lane < head, lane, lane + body)
 
@@ -89,7 +94,7 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     rows = x.numel() // cols
     if cols > CONFIG["resident"]:
         alike = (x.data_ptr() - y.data_ptr()) % 16 == 0
-        softmax_long[(rows,)](x, y, cols, alike, CONFIG["block"], num_warps=CONFIG["warps"])
+        softmax_long[(rows,)](x, y, cols, alike, CONFIG["lanes"], num_warps=CONFIG["warps"])
         return y
     block = triton.next_power_of_2(cols)
     many = max(CONFIG["tile"] // block, 1)
