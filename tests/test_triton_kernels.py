@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,87 +12,55 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from pytest_autokernel import candidate
+
 KERNELS = Path(__file__).parent.parent / "kernels" / "triton"
-DTYPES = {"fp32": 4, "bf16": 2}
+LANES, WARPS = 1024, 8
+SIZES = {"fp32": 4, "bf16": 2}
+# op: a kernel, its arguments ("*" points to the dtype in question), how often it reads a row.
+ODD_ROWS = {
+    "softmax": ("softmax_long", {"x": "*", "y": "*", "cols": "i32"}, 2),
+    "cross_entropy": (
+        "cross_entropy",
+        dict.fromkeys(["logits", "y"], "*")
+        | {"targets": "*i64", "losses": "*fp32", "rows": "i32", "cols": "i32"},
+        1,
+    ),
+    "reduce": ("sum_parts", {"x": "*", "y": "*", "cols": "i32", "part": "i32"}, 1),
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    yield
+    sys.modules.pop("candidate", None)
 
 
 def code(
     op: str, name: str, types: Mapping[str, str], constants: Mapping[str, Any], warps: int, sm: int
 ) -> str:
     """The PTX of a kernel whose pointers are aligned and whose integers are odd."""
-    spec = importlib.util.spec_from_file_location(f"triton_{op}", KERNELS / f"{op}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    kernel = getattr(module, name)
-    names = kernel.arg_names
-    signature = {arg: types.get(arg, "constexpr") for arg in names}
-    aligned = [(index,) for index, arg in enumerate(names) if signature[arg].startswith("*")]
-    source = ASTSource(
-        kernel, signature, dict(constants), {at: [["tt.divisibility", 16]] for at in aligned}
-    )
-    target = GPUTarget("cuda", sm, 32)
-    ptx: str = triton.compile(source, target=target, options={"num_warps": warps}).asm["ptx"]
+    kernel = candidate.load(KERNELS / f"{op}.py").__globals__[name]
+    signature = {arg: types.get(arg, "constexpr") for arg in kernel.arg_names}
+    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in pointers}
+    constants = {arg: value for arg, value in constants.items() if arg in signature}
+    source = ASTSource(kernel, signature, constants, aligned)
+    made = triton.compile(source, GPUTarget("cuda", sm, 32), {"num_warps": warps})
+    ptx: str = made.asm["ptx"]
     return ptx
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("op", ODD_ROWS)
+@pytest.mark.parametrize("dtype", SIZES)
 @pytest.mark.parametrize("sm", [80, 90])
-@pytest.mark.parametrize(
-    ("op", "name", "types", "constants", "passes"),
-    [
-        (
-            "softmax",
-            "softmax_long",
-            {"x": "*{}", "y": "*{}", "cols": "i32"},
-            {"ALIKE": True, "LANES": 1024},
-            2,
-        ),
-        (
-            "cross_entropy",
-            "cross_entropy",
-            {
-                "logits": "*{}",
-                "targets": "*i64",
-                "losses": "*fp32",
-                "y": "*{}",
-                "rows": "i32",
-                "cols": "i32",
-            },
-            {"LANES": 1024},
-            1,
-        ),
-        (
-            "reduce",
-            "sum_parts",
-            {"x": "*{}", "y": "*{}", "cols": "i32", "part": "i32"},
-            {"BLOCK": 0},
-            1,
-        ),
-    ],
-    ids=["softmax", "cross_entropy", "reduce"],
-)
-def test_rows_of_an_odd_length_are_read_by_16_bytes(
-    op: str,
-    name: str,
-    types: dict[str, str],
-    constants: dict[str, Any],
-    passes: int,
-    dtype: str,
-    sm: int,
-) -> None:
-    lanes, warps = 1024, 8
-    if "BLOCK" in constants:
-        constants = {"BLOCK": lanes * 16 // DTYPES[dtype]}
-    types = {arg: kind.format(dtype) for arg, kind in types.items()}
-    ptx = code(op, name, types, constants, warps, sm)
-    assert ptx.count("ld.global.v4.b32") == passes * lanes // (32 * warps)
+def test_rows_of_an_odd_length_are_read_by_16_bytes(op: str, dtype: str, sm: int) -> None:
+    name, kinds, passes = ODD_ROWS[op]
+    types = {arg: f"*{dtype}" if kind == "*" else kind for arg, kind in kinds.items()}
+    constants = {"ALIKE": True, "LANES": LANES, "BLOCK": LANES * 16 // SIZES[dtype]}
+    ptx = code(op, name, types, constants, WARPS, sm)
+    assert ptx.count("ld.global.v4.b32") == passes * LANES // (32 * WARPS)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])

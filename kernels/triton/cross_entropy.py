@@ -43,7 +43,7 @@ def cross_entropy(logits, targets, losses, y, rows, cols, LANES: tl.constexpr):
     V: tl.constexpr = 128 // logits.dtype.element_ty.primitive_bitwidth
     BLOCK: tl.constexpr = LANES * V
     head = ((-logits.to(tl.int64) // (16 // V)) & (V - 1)).to(tl.int32)
-    body = (cols - head) // V * V
+    body = tl.maximum(cols - head, 0) // V * V
     vectors = tl.multiple_of(logits + head, 16)
     lane = tl.arange(0, LANES)
     tile = lane[:, None] * V + tl.arange(0, V)[None, :]
@@ -52,8 +52,8 @@ def cross_entropy(logits, targets, losses, y, rows, cols, LANES: tl.constexpr):
     counted = target != IGNORED
     picked = tl.load(logits + target, mask=counted, other=0.0).to(tl.float32)
 
-    # Of each lane's vectors the maximum so far, and the sum of exponentials beside it: one for a
-    # vector and not for an element, or else exponentials would take longer than memory.
+    # Of each lane's vectors the maximum so far, and the sum of exponentials beside it. For a vector
+    # and not for an element: a new maximum costs one more exponential.
     top = tl.load(logits + edge, mask=edge < cols, other=-float("inf")).to(tl.float32)
     total = tl.where(top == -float("inf"), 0.0, top - top + 1.0)
     for start in range(0, body, BLOCK):

@@ -57,8 +57,8 @@ def softmax_long(x, y, cols, ALIKE: tl.constexpr, LANES: tl.constexpr):
     tile = lane[:, None] * V + tl.arange(0, V)[None, :]
     edge = tl.where(lane < head, lane, lane + body)
 
-    # Of each lane's vectors the maximum so far, and the sum of exponentials beside it: one for a
-    # vector and not for an element, or else exponentials would take longer than memory.
+    # Of each lane's vectors the maximum so far, and the sum of exponentials beside it. For a vector
+    # and not for an element: a new maximum costs one more exponential.
     top = tl.load(x + edge, mask=edge < cols, other=-float("inf")).to(tl.float32)
     total = tl.where(top == -float("inf"), 0.0, top - top + 1.0)
     for start in range(0, body, BLOCK):
