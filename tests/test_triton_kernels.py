@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -60,7 +62,95 @@ def test_rows_of_an_odd_length_are_read_by_16_bytes(op: str, dtype: str, sm: int
     types = {arg: f"*{dtype}" if kind == "*" else kind for arg, kind in kinds.items()}
     constants = {"ALIKE": True, "LANES": LANES, "BLOCK": LANES * 16 // SIZES[dtype]}
     ptx = code(op, name, types, constants, WARPS, sm)
-    assert ptx.count("ld.global.v4.b32") == passes * LANES // (32 * WARPS)
+    assert len(re.findall(r"ld\.global\S*\.v4\.b32", ptx)) == passes * LANES // (32 * WARPS)
+
+
+def test_softmax_keeps_a_long_row_in_the_caches_until_it_is_read_again() -> None:
+    constants = {"ALIKE": True, "LANES": LANES}
+    ptx = code(
+        "softmax", "softmax_long", {"x": "*bf16", "y": "*bf16", "cols": "i32"}, constants, WARPS, 90
+    )
+    first, second = ("ld.global.L1::evict_" + name for name in ("last", "first"))
+    assert 0 < ptx.index(first) < ptx.index(second) < ptx.index("st.global.cs")
+
+
+@pytest.mark.parametrize(
+    ("name", "integers", "shape"),
+    [
+        ("sum_rows", ["rows", "cols"], {"ROWS": 4, "BLOCK": 1024}),
+        ("sum_parts", ["cols", "part"], {"BLOCK": 8192}),
+        ("sum_columns", ["n", "inner", "part"], {"STEP": 64, "BLOCK": 128}),
+    ],
+)
+def test_sums_leave_the_caches_to_others(
+    name: str, integers: list[str], shape: dict[str, Any]
+) -> None:
+    types = {"x": "*bf16", "y": "*bf16"} | dict.fromkeys(integers, "i32")
+    ptx = code("reduce", name, types, shape, WARPS, 90)
+    assert "ld.global.L1::evict_first" in ptx
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, int]]]:
+    """What a call launches of an op's kernels under some configuration: name and warps of each."""
+
+    def launches_of(op: str, *inputs: Any, **config: int) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        function = candidate.load(KERNELS / f"{op}.py")
+        function.__globals__["CONFIG"].update(config)
+        for name, value in list(function.__globals__.items()):
+            if isinstance(value, triton.runtime.JITFunction):
+                monkeypatch.setitem(function.__globals__, name, Recorder(name, found))
+        function(*inputs)
+        return found
+
+    return launches_of
+
+
+class Recorder:
+    """Stands for a kernel: notes that it was launched."""
+
+    def __init__(self, name: str, found: list[tuple[str, int]]) -> None:
+        self.name, self.found = name, found
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *args, num_warps: self.found.append((self.name, num_warps))
+
+
+@pytest.mark.parametrize(
+    ("cols", "shift", "kernel"),
+    [
+        (512, 0, "softmax_rows"),
+        (512, 1, "softmax_long_odd"),
+        (513, 0, "softmax_long_odd"),
+        (129, 0, "softmax_rows"),
+        (1025, 0, "softmax_long"),
+    ],
+)
+def test_softmax_holds_a_row_whole_where_it_can_be_read_by_vectors(
+    launches: Any, cols: int, shift: int, kernel: str
+) -> None:
+    config = {"resident": 1024, "resident_odd": 256, "tile": 1, "warps": 32, "warps_odd": 16}
+    x = torch.empty(3 * cols + shift)[shift:].view(3, cols)
+    ((name, warps),) = launches("softmax", x, **config)
+    assert name + "_odd" * (warps == config["warps_odd"]) == kernel
+
+
+def test_cross_entropy_gives_few_rows_their_own_warps(launches: Any) -> None:
+    for rows, warps in ((1, 32), (128, 32), (129, 8)):
+        inputs = torch.empty(rows, 7), torch.empty(rows, dtype=torch.int64)
+        found = launches("cross_entropy", *inputs, few=128, warps=8, warps_few=32)
+        assert found == [("cross_entropy", warps)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "kernel"),
+    [((4, 8), -1, "sum_rows"), ((4, 8), 0, "sum_columns"), ((4, 8, 1), 1, "sum_rows")],
+)
+def test_reduce_sums_as_the_elements_lie(
+    launches: Any, shape: tuple[int, ...], dim: int, kernel: str
+) -> None:
+    assert [name for name, _ in launches("reduce", torch.empty(shape), dim)] == [kernel]
 
 
 @pytest.mark.parametrize("interleaved", [True, False])

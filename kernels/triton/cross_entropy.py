@@ -11,12 +11,19 @@ import triton.language as tl
 KERNEL_TYPE = "cross_entropy"
 SUPPORTS = {"ignore_index", "nd"}
 
-# lanes: 16 bytes each of a row per step, by so many warps.
-CONFIG = {"lanes": 1024, "warps": 8}
+# lanes: 16 bytes each of a row per step, by so many warps; the _few ones up to so many rows, which
+# leave a GPU's processors with less than one program each.
+CONFIG = {"lanes": 512, "warps": 8, "few": 128, "lanes_few": 4096, "warps_few": 32}
 SPACE = {
     "lanes": [128, 256, 512, 1024, 2048, 4096],
     "warps": [2, 4, 8, 16, 32],
-    "rules": ["32 * warps <= lanes <= 256 * warps"],
+    "few": [0, 32, 64, 128, 256],
+    "lanes_few": [512, 1024, 2048, 4096],
+    "warps_few": [8, 16, 32],
+    "rules": [
+        "32 * warps <= lanes <= 256 * warps",
+        "32 * warps_few <= lanes_few <= 256 * warps_few",
+    ],
 }
 IGNORED = tl.constexpr(-100)
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
@@ -83,7 +90,8 @@ def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return logits.new_full((), math.nan)
     losses = torch.zeros(rows + 1, dtype=torch.float32, device=logits.device)
     y = logits.new_empty(())
+    lanes, warps = ("lanes", "warps") if rows > CONFIG["few"] else ("lanes_few", "warps_few")
     cross_entropy[(rows,)](
-        logits, targets, losses, y, rows, cols, CONFIG["lanes"], num_warps=CONFIG["warps"]
+        logits, targets, losses, y, rows, cols, CONFIG[lanes], num_warps=CONFIG[warps]
     )
     return y

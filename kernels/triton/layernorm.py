@@ -11,7 +11,7 @@ SUPPORTS = {"nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
 # per_thread: elements of them. block: elements per step of a longer row, by so many warps.
-CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 16, "block": 8192, "warps": 16}
+CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 32, "block": 8192, "warps": 16}
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192, 16384],
@@ -76,9 +76,9 @@ def kernel_fn(
         block, warps = CONFIG["block"], CONFIG["warps"]
         layernorm_long[(rows,)](x, weight, bias, y, cols, eps, block, num_warps=warps)
         return y
-    block = triton.next_power_of_2(cols)
+    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
     warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
-    grid = (triton.cdiv(rows, many),)
+    grid = (-(-rows // many),)
     layernorm_rows[grid](x, weight, bias, y, rows, cols, eps, many, block, num_warps=warps)
     return y

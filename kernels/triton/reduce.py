@@ -1,7 +1,10 @@
 """Sums in Triton. Rows are held whole while they are short, in a loop when they are long; columns
-are added up as they lie. Both are split among programs when these would be few."""
+are added up as they lie. Both are split among programs when these would be few. What is read once
+is not to be kept in the caches: evict_first."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -14,8 +17,8 @@ SUPPORTS = {"dim", "nd"}
 # per_thread: elements of them. block: elements per step of a longer row, by so many warps, and
 # split among programs where these would be fewer; columns: of such a block of columns.
 CONFIG = {
-    "resident": 8192, "tile": 4096, "per_thread": 32,
-    "block": 8192, "warps": 8, "programs": 512, "columns": 64,
+    "resident": 4096, "tile": 4096, "per_thread": 32,
+    "block": 8192, "warps": 8, "programs": 512, "columns": 128,
 }  # fmt: skip
 SPACE = {
     "resident": [2048, 4096, 8192, 16384, 32768],
@@ -35,8 +38,8 @@ def sum_rows(x, y, rows, cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     col = tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (col < cols)[None, :]
     offsets = row.to(tl.int64)[:, None] * cols + col[None, :]
-    v = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + row, tl.sum(v, 1), mask=row < rows)
+    v = tl.load(x + offsets, mask=inside, other=0.0, eviction_policy="evict_first")
+    tl.store(y + row, tl.sum(v.to(tl.float32), 1), mask=row < rows)
 
 
 @triton.jit
@@ -57,7 +60,8 @@ def sum_parts(x, y, cols, part, BLOCK: tl.constexpr):
     total = tl.zeros([BLOCK], tl.float32)
     for first in range(0, body, BLOCK):
         col = first + lane
-        total += tl.load(vectors + col, mask=col < body, other=0.0).to(tl.float32)
+        v = tl.load(vectors + col, mask=col < body, other=0.0, eviction_policy="evict_first")
+        total += v.to(tl.float32)
     place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     tl.store(y + place, tl.sum(total, 0) + tl.sum(rest, 0))
 
@@ -75,17 +79,18 @@ def sum_columns(x, y, n, inner, part, STEP: tl.constexpr, BLOCK: tl.constexpr):
         row = first + tl.arange(0, STEP)
         inside = (row < stop)[:, None] & (col < inner)[None, :]
         offsets = (outer * n + row)[:, None] * inner + col[None, :]
-        total += tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+        v = tl.load(x + offsets, mask=inside, other=0.0, eviction_policy="evict_first")
+        total += v.to(tl.float32)
     place = (outer * tl.num_programs(1) + tl.program_id(1)) * inner + col
     tl.store(y + place, tl.sum(total, 0), mask=col < inner)
 
 
 def add_columns(x: torch.Tensor, y: torch.Tensor, outer: int, n: int, inner: int) -> torch.Tensor:
     """`y [outer, inner]`, the sum over n of `x [outer, n, inner]`, contiguous."""
-    block = min(CONFIG["columns"], triton.next_power_of_2(inner))
-    step, programs = CONFIG["block"] // block, outer * triton.cdiv(inner, block)
-    part = triton.cdiv(n, max(min(CONFIG["programs"] // programs, n // step), 1))
-    parts = triton.cdiv(n, part)
+    block = min(CONFIG["columns"], 1 << (inner - 1).bit_length())
+    step, programs = CONFIG["block"] // block, outer * -(-inner // block)
+    part = -(-n // max(min(CONFIG["programs"] // programs, n // step), 1))
+    parts = -(-n // part)
     sums = y if parts == 1 else x.new_empty((outer, parts, inner), dtype=torch.float32)
     sum_columns[programs, parts](x, sums, n, inner, part, step, block, num_warps=CONFIG["warps"])
     return y if parts == 1 else add_columns(sums, y, outer, parts, inner)
@@ -96,25 +101,27 @@ def add_rows(x: torch.Tensor, y: torch.Tensor, rows: int, cols: int) -> torch.Te
     if cols > CONFIG["resident"]:
         block = CONFIG["block"]
         parts = max(min(CONFIG["programs"] // rows, cols // block), 1)
-        part = triton.cdiv(cols, parts * block) * block
-        parts = triton.cdiv(cols, part)
+        part = -(-cols // (parts * block)) * block
+        parts = -(-cols // part)
         sums = y if parts == 1 else x.new_empty((rows, parts), dtype=torch.float32)
         sum_parts[rows, parts](x, sums, cols, part, block, num_warps=CONFIG["warps"])
         return y if parts == 1 else add_rows(sums, y, rows, parts)
-    block = triton.next_power_of_2(cols)
+    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
     warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
-    sum_rows[(triton.cdiv(rows, many),)](x, y, rows, cols, many, block, num_warps=warps)
+    sum_rows[(-(-rows // many),)](x, y, rows, cols, many, block, num_warps=warps)
     return y
 
 
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """The sum of `x` over `dim`, in x's dtype."""
-    rows = x.movedim(dim, -1)
+    n, dim = x.size(dim), dim % x.dim()
+    before, after = x.shape[:dim], x.shape[dim + 1 :]
     if not x.numel():
-        return x.new_zeros(rows.shape[:-1])
-    y, n = x.new_empty(rows.shape[:-1]), rows.shape[-1]
-    if x.is_contiguous() and not rows.is_contiguous():
-        inner = x.stride(dim)
+        return x.new_zeros(before + after)
+    y, inner = x.new_empty(before + after), math.prod(after)
+    if inner > 1 and x.is_contiguous():
         return add_columns(x, y, y.numel() // inner, n, inner)
-    return add_rows(rows.contiguous(), y, y.numel(), n)
+    if inner > 1:
+        x = x.movedim(dim, -1)
+    return add_rows(x.contiguous(), y, y.numel(), n)

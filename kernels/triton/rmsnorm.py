@@ -11,7 +11,7 @@ SUPPORTS = {"nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
 # per_thread: elements of them. block: elements per step of a longer row, by so many warps.
-CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 16, "block": 8192, "warps": 16}
+CONFIG = {"resident": 16384, "tile": 2048, "per_thread": 16, "block": 8192, "warps": 16}
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192, 16384],
@@ -65,9 +65,9 @@ def kernel_fn(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch
         block, warps = CONFIG["block"], CONFIG["warps"]
         rmsnorm_long[(rows,)](x, weight, y, cols, eps, block, num_warps=warps)
         return y
-    block = triton.next_power_of_2(cols)
+    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
     warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
-    grid = (triton.cdiv(rows, many),)
+    grid = (-(-rows // many),)
     rmsnorm_rows[grid](x, weight, y, rows, cols, eps, many, block, num_warps=warps)
     return y

@@ -58,10 +58,10 @@ def kernel_fn(
     if not y.numel():
         return y
     B, H, S, D = x.shape
-    rows = min(CONFIG["positions"], triton.next_power_of_2(S))
-    grid = (triton.cdiv(B * H, CONFIG["heads"]) * triton.cdiv(S, rows),)
+    rows = min(CONFIG["positions"], 1 << (S - 1).bit_length())
+    grid = (-(-B * H // CONFIG["heads"]) * -(-S // rows),)
     rotate[grid](
         x, cos, sin, y, B * H, S, D, interleaved, CONFIG["heads"], rows,
-        triton.next_power_of_2(D), num_warps=CONFIG["warps"],
+        1 << (D - 1).bit_length(), num_warps=CONFIG["warps"],
     )  # fmt: skip
     return y

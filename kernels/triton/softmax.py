@@ -1,4 +1,4 @@
-"""Softmax in Triton: rows held whole while they are short, read twice when they are long."""
+"""Softmax in Triton: rows held whole while they are short, read twice when they are long or odd."""
 
 from __future__ import annotations
 
@@ -9,19 +9,27 @@ import triton.language as tl
 KERNEL_TYPE = "softmax"
 SUPPORTS = {"dim", "nd"}
 
-# resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# per_thread: elements of them. lanes: 16 bytes each of a longer row per step, by so many warps.
-CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 32, "lanes": 2048, "warps": 16}
+# resident: longest row held whole, or resident_odd where rows do not begin at whole 16 bytes;
+# tile: elements per program at least, by taking several rows; per_thread: elements of them.
+# lanes: 16 bytes each of a longer row per step, by so many warps; up to resident the _odd ones.
+CONFIG = {
+    "resident": 16384, "tile": 1024, "per_thread": 16, "lanes": 2048, "warps": 32,
+    "resident_odd": 2048, "lanes_odd": 512, "warps_odd": 8,
+}  # fmt: skip
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192],
     "per_thread": [8, 16, 32, 64],
     "lanes": [128, 256, 512, 1024, 2048, 4096],
     "warps": [4, 8, 16, 32],
+    "resident_odd": [512, 1024, 2048, 4096, 8192, 16384],
+    "lanes_odd": [128, 256, 512, 1024, 2048],
+    "warps_odd": [4, 8, 16, 32],
     "rules": [
         "tile <= resident",
-        "resident <= 1024 * per_thread",
+        "resident_odd <= resident <= 1024 * per_thread",
         "32 * warps <= lanes <= 128 * warps",
+        "32 * warps_odd <= lanes_odd <= 128 * warps_odd",
     ],
 }
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
@@ -63,7 +71,9 @@ def softmax_long(x, y, cols, ALIKE: tl.constexpr, LANES: tl.constexpr):
     total = tl.where(top == -float("inf"), 0.0, top - top + 1.0)
     for start in range(0, body, BLOCK):
         col = start + tile
-        v = tl.load(vectors + col, mask=col < body, other=-float("inf")).to(tl.float32)
+        v = tl.load(
+            vectors + col, mask=col < body, other=-float("inf"), eviction_policy="evict_last"
+        ).to(tl.float32)
         higher = tl.maximum(top, tl.max(v, 1))
         base = tl.where(higher == -float("inf"), 0.0, higher)  # -inf minus -inf would be NaN
         total *= tl.exp2((top - base) * LOG2_E)
@@ -72,12 +82,18 @@ def softmax_long(x, y, cols, ALIKE: tl.constexpr, LANES: tl.constexpr):
     row_top = tl.max(top, 0)
     scale = 1 / tl.sum(total * tl.exp2((top - row_top) * LOG2_E), 0)
 
-    # Backwards: what was read last is in the nearest cache.
+    # Backwards: what was read last is in the nearest cache. The row was to be kept in the caches
+    # (evict_last); neither it nor the result is to be from here on (evict_first, .cs).
     steps = tl.cdiv(body, BLOCK)
     for step in range(steps):
         col = (steps - 1 - step) * BLOCK + tile
-        v = tl.load(vectors + col, mask=col < body, other=0.0).to(tl.float32)
-        tl.store(results + col, tl.exp2((v - row_top) * LOG2_E) * scale, mask=col < body)
+        v = tl.load(vectors + col, mask=col < body, other=0.0, eviction_policy="evict_first")
+        tl.store(
+            results + col,
+            tl.exp2((v.to(tl.float32) - row_top) * LOG2_E) * scale,
+            mask=col < body,
+            cache_modifier=".cs",
+        )
     v = tl.load(x + edge, mask=edge < cols, other=0.0).to(tl.float32)
     tl.store(y + edge, tl.exp2((v - row_top) * LOG2_E) * scale, mask=edge < cols)
 
@@ -92,12 +108,16 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
         return y
     cols = x.shape[-1]
     rows = x.numel() // cols
-    if cols > CONFIG["resident"]:
-        alike = (x.data_ptr() - y.data_ptr()) % 16 == 0
-        softmax_long[(rows,)](x, y, cols, alike, CONFIG["lanes"], num_warps=CONFIG["warps"])
+    at = x.data_ptr()
+    odd = (at | cols) % 16 != 0  # Triton holds rows to be aligned where 16 divides both
+    long = cols > CONFIG["resident"]
+    if long or (odd and cols > CONFIG["resident_odd"]):
+        lanes, warps = ("lanes", "warps") if long else ("lanes_odd", "warps_odd")
+        alike = (at - y.data_ptr()) % 16 == 0
+        softmax_long[(rows,)](x, y, cols, alike, CONFIG[lanes], num_warps=CONFIG[warps])
         return y
-    block = triton.next_power_of_2(cols)
+    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
     warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
-    softmax_rows[(triton.cdiv(rows, many),)](x, y, rows, cols, many, block, num_warps=warps)
+    softmax_rows[(-(-rows // many),)](x, y, rows, cols, many, block, num_warps=warps)
     return y
