@@ -44,7 +44,7 @@ APPLIES = {
     "kernels/triton/layernorm.py": ROWS[1:],
     "kernels/triton/reduce.py": ROWS[1:],
     "kernels/triton/rotary_embedding.py": ROWS[1:],
-    "kernels/triton/matmul.py": ["split-K", "persistent grid"],
+    "kernels/triton/matmul.py": [],
     "kernels/triton/flash_attention.py": [],
     "kernels/triton/fused_mlp.py": [],
     **{
@@ -57,8 +57,7 @@ PAIRS = [(file, name) for file, names in APPLIES.items() for name in names]
 # Values with which what a rewrite opens is at work on the small cases of a CPU.
 SMALL = {"resident": 64, "step": 512, "tile": 256, "per_sm": 4, "fill": 4, "group": 2}
 # What is judged: one file for each way in which a rewrite applies.
-JUDGED = [*(path for path in APPLIES if "starters" in path), "kernels/triton/matmul.py",
-          "kernels/cpp/rmsnorm.py"]  # fmt: skip
+JUDGED = [*(path for path in APPLIES if "starters" in path), "kernels/cpp/rmsnorm.py"]
 
 
 def text_of(file: str) -> str:

@@ -1,6 +1,8 @@
-"""Cross-entropy in Triton: one row per program, then one program for the mean. The starter."""
+"""Cross-entropy in Triton: one row per program, and the mean by the program that ends last."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -9,50 +11,74 @@ import triton.language as tl
 KERNEL_TYPE = "cross_entropy"
 SUPPORTS = {"ignore_index", "nd"}
 
-# block: elements per step of a row, in `stages` steps at once; per_thread: elements.
-CONFIG = {"block": 4096, "stages": 1, "per_thread": 16}
+# lanes: 16 bytes each of a row per step, by so many warps; the _few ones up to so many rows, which
+# leave a GPU's processors with less than one program each.
+CONFIG = {"lanes": 512, "warps": 8, "few": 128, "lanes_few": 4096, "warps_few": 32}
 SPACE = {
-    "block": [1024, 2048, 4096, 8192, 16384, 32768],
-    "stages": [1, 2, 3, 4],
-    "per_thread": [4, 8, 16, 32],
-    "rules": ["block <= 1024 * per_thread"],
+    "lanes": [128, 256, 512, 1024, 2048, 4096],
+    "warps": [2, 4, 8, 16, 32],
+    "few": [0, 32, 64, 128, 256],
+    "lanes_few": [512, 1024, 2048, 4096],
+    "warps_few": [8, 16, 32],
+    "rules": [
+        "32 * warps <= lanes <= 256 * warps",
+        "32 * warps_few <= lanes_few <= 256 * warps_few",
+    ],
 }
 IGNORED = tl.constexpr(-100)
+LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
 
 
 @triton.jit
-def row_losses(logits, targets, losses, cols, BLOCK: tl.constexpr, STAGES: tl.constexpr):
-    """One row per program. Each lane keeps its own maximum and sum; they are joined once."""
+def mean(losses, targets, rows, BLOCK: tl.constexpr):
+    loss = tl.zeros([BLOCK], tl.float32)
+    count = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, rows, BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        # Other programs wrote them: not by way of this one's L1 cache.
+        loss += tl.load(losses + row, mask=row < rows, other=0.0, cache_modifier=".cg")
+        count += (tl.load(targets + row, mask=row < rows, other=IGNORED) != IGNORED).to(tl.int32)
+    return tl.sum(loss, 0) / tl.sum(count, 0)
+
+
+@triton.jit
+def cross_entropy(logits, targets, losses, y, rows, cols, LANES: tl.constexpr):
+    """A row may start anywhere: what lies before its first and after its last whole 16 bytes is
+    taken apart, so that all other loads are of 16 bytes. `losses` is 0, and has one more place."""
     row = tl.program_id(0)
     logits += row.to(tl.int64) * cols
-    lane = tl.arange(0, BLOCK)
-    top = tl.full([BLOCK], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
-        col = start + lane
-        v = tl.load(logits + col, mask=col < cols, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, v)
-        base = tl.where(higher == -float("inf"), 0.0, higher)  # -inf minus -inf would be NaN
-        total = total * tl.exp(top - base) + tl.exp(v - base)
-        top = higher
-    row_top = tl.max(top, 0)
-    row_total = tl.sum(total * tl.exp(top - row_top), 0)
+    V: tl.constexpr = 128 // logits.dtype.element_ty.primitive_bitwidth
+    BLOCK: tl.constexpr = LANES * V
+    head = ((-logits.to(tl.int64) // (16 // V)) & (V - 1)).to(tl.int32)
+    body = tl.maximum(cols - head, 0) // V * V
+    vectors = tl.multiple_of(logits + head, 16)
+    lane = tl.arange(0, LANES)
+    tile = lane[:, None] * V + tl.arange(0, V)[None, :]
+    edge = tl.where(lane < head, lane, lane + body)
     target = tl.load(targets + row)
     counted = target != IGNORED
     picked = tl.load(logits + target, mask=counted, other=0.0).to(tl.float32)
+
+    # Of each lane's vectors the maximum so far, and the sum of exponentials beside it. For a vector
+    # and not for an element: a new maximum costs one more exponential.
+    top = tl.load(logits + edge, mask=edge < cols, other=-float("inf")).to(tl.float32)
+    total = tl.where(top == -float("inf"), 0.0, top - top + 1.0)
+    for start in range(0, body, BLOCK):
+        col = start + tile
+        v = tl.load(vectors + col, mask=col < body, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, tl.max(v, 1))
+        base = tl.where(higher == -float("inf"), 0.0, higher)  # -inf minus -inf would be NaN
+        total *= tl.exp2((top - base) * LOG2_E)
+        total += tl.sum(tl.exp2((v - base[:, None]) * LOG2_E), 1)
+        top = higher
+    row_top = tl.max(top, 0)
+    row_total = tl.sum(total * tl.exp2((top - row_top) * LOG2_E), 0)
     tl.store(losses + row, tl.where(counted, row_top - picked + tl.log(row_total), 0.0))
 
-
-@triton.jit
-def mean_loss(losses, targets, y, rows, BLOCK: tl.constexpr):
-    lane = tl.arange(0, BLOCK)
-    total = tl.zeros([BLOCK], tl.float32)
-    count = tl.zeros([BLOCK], tl.int32)
-    for start in range(0, rows, BLOCK):
-        row = start + lane
-        total += tl.load(losses + row, mask=row < rows, other=0.0)
-        count += (tl.load(targets + row, mask=row < rows, other=IGNORED) != IGNORED).to(tl.int32)
-    tl.store(y, tl.sum(total, 0) / tl.sum(count, 0))
+    # In whichever order the programs end, the last one adds all up in the order of the rows.
+    done = (losses + rows).to(tl.pointer_type(tl.int32))
+    if tl.atomic_add(done, 1) == rows - 1:
+        tl.store(y, mean(losses, targets, rows, LANES))
 
 
 def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -60,11 +86,12 @@ def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     in the logits' dtype."""
     logits, targets = logits.contiguous(), targets.contiguous()
     rows, cols = targets.numel(), logits.shape[-1]
-    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    if not rows:
+        return logits.new_full((), math.nan)
+    losses = torch.zeros(rows + 1, dtype=torch.float32, device=logits.device)
     y = logits.new_empty(())
-    block = min(CONFIG["block"], triton.next_power_of_2(cols))
-    warps = min(max(block // (32 * CONFIG["per_thread"]), 1), 32)
-    if rows:
-        row_losses[(rows,)](logits, targets, losses, cols, block, CONFIG["stages"], num_warps=warps)
-    mean_loss[(1,)](losses, targets, y, rows, 1024)
+    lanes, warps = ("lanes", "warps") if rows > CONFIG["few"] else ("lanes_few", "warps_few")
+    cross_entropy[(rows,)](
+        logits, targets, losses, y, rows, cols, CONFIG[lanes], num_warps=CONFIG[warps]
+    )
     return y

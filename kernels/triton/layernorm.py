@@ -1,7 +1,4 @@
-"""LayerNorm in Triton: rows held whole while they are short, in three passes when they are long.
-
-The starter: every load is widened to fp32, and nothing is tuned for any one shape.
-"""
+"""LayerNorm in Triton: rows held whole while they are short, in three passes when they are long."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ KERNEL_TYPE = "layernorm"
 SUPPORTS = {"nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# block: elements per step of a long row, in `stages` steps at once; per_thread: elements.
-CONFIG = {"resident": 8192, "tile": 1024, "block": 4096, "stages": 1, "per_thread": 16}
+# per_thread: elements of them. block: elements per step of a longer row, by so many warps.
+CONFIG = {"resident": 16384, "tile": 4096, "per_thread": 32, "block": 8192, "warps": 16}
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
-    "tile": [1, 1024, 2048, 4096, 8192],
-    "block": [1024, 2048, 4096, 8192, 16384],
-    "stages": [1, 2, 3, 4],
+    "tile": [1, 1024, 2048, 4096, 8192, 16384],
     "per_thread": [8, 16, 32, 64],
-    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 512 * per_thread"],
+    "block": [1024, 2048, 4096, 8192, 16384],
+    "warps": [4, 8, 16, 32],
+    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 1024 * warps"],
 }
 
 
@@ -40,34 +37,29 @@ def layernorm_rows(x, weight, bias, y, rows, cols, eps, ROWS: tl.constexpr, BLOC
 
 
 @triton.jit
-def layernorm_long(x, weight, bias, y, cols, eps, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+def layernorm_long(x, weight, bias, y, cols, eps, BLOCK: tl.constexpr):
     """One row per program, read three times: mean, variance, result."""
     x += tl.program_id(0).to(tl.int64) * cols
     y += tl.program_id(0).to(tl.int64) * cols
     lane = tl.arange(0, BLOCK)
     sums = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
+    for start in range(0, cols, BLOCK):
         col = start + lane
         sums += tl.load(x + col, mask=col < cols, other=0.0).to(tl.float32)
     mean = tl.sum(sums, 0) / cols
     squares = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
+    for start in range(0, cols, BLOCK):
         col = start + lane
         v = tl.load(x + col, mask=col < cols, other=0.0).to(tl.float32)
         v = tl.where(col < cols, v - mean, 0.0)
         squares += v * v
     scale = tl.rsqrt(tl.sum(squares, 0) / cols + eps)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
+    for start in range(0, cols, BLOCK):
         col = start + lane
         v = tl.load(x + col, mask=col < cols, other=0.0).to(tl.float32)
         w = tl.load(weight + col, mask=col < cols, other=0.0).to(tl.float32)
         b = tl.load(bias + col, mask=col < cols, other=0.0).to(tl.float32)
         tl.store(y + col, (v - mean) * scale * w + b, mask=col < cols)
-
-
-def warps(elements: int) -> int:
-    """Warps for a program of so many elements (a power of two)."""
-    return min(max(elements // (32 * CONFIG["per_thread"]), 1), 32)
 
 
 def kernel_fn(
@@ -81,14 +73,12 @@ def kernel_fn(
     cols = x.shape[-1]
     rows = x.numel() // cols
     if cols > CONFIG["resident"]:
-        block = CONFIG["block"]
-        layernorm_long[(rows,)](
-            x, weight, bias, y, cols, eps, block, CONFIG["stages"], num_warps=warps(block)
-        )
+        block, warps = CONFIG["block"], CONFIG["warps"]
+        layernorm_long[(rows,)](x, weight, bias, y, cols, eps, block, num_warps=warps)
         return y
-    block = triton.next_power_of_2(cols)
+    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
-    layernorm_rows[(triton.cdiv(rows, many),)](
-        x, weight, bias, y, rows, cols, eps, many, block, num_warps=warps(many * block)
-    )
+    warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
+    grid = (-(-rows // many),)
+    layernorm_rows[grid](x, weight, bias, y, rows, cols, eps, many, block, num_warps=warps)
     return y

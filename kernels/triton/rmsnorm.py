@@ -1,7 +1,4 @@
-"""RMSNorm in Triton: rows held whole while they are short, in two passes when they are long.
-
-The starter: every load is widened to fp32, and nothing is tuned for any one shape.
-"""
+"""RMSNorm in Triton: rows held whole while they are short, in two passes when they are long."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ KERNEL_TYPE = "rmsnorm"
 SUPPORTS = {"nd"}
 
 # resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# block: elements per step of a long row, in `stages` steps at once; per_thread: elements.
-CONFIG = {"resident": 8192, "tile": 1024, "block": 4096, "stages": 1, "per_thread": 16}
+# per_thread: elements of them. block: elements per step of a longer row, by so many warps.
+CONFIG = {"resident": 16384, "tile": 2048, "per_thread": 16, "block": 8192, "warps": 16}
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
-    "tile": [1, 1024, 2048, 4096, 8192],
-    "block": [1024, 2048, 4096, 8192, 16384],
-    "stages": [1, 2, 3, 4],
+    "tile": [1, 1024, 2048, 4096, 8192, 16384],
     "per_thread": [8, 16, 32, 64],
-    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 512 * per_thread"],
+    "block": [1024, 2048, 4096, 8192, 16384],
+    "warps": [4, 8, 16, 32],
+    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 1024 * warps"],
 }
 
 
@@ -38,27 +35,22 @@ def rmsnorm_rows(x, weight, y, rows, cols, eps, ROWS: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def rmsnorm_long(x, weight, y, cols, eps, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+def rmsnorm_long(x, weight, y, cols, eps, BLOCK: tl.constexpr):
     """One row per program. Each lane sums its own squares; they are joined once."""
     x += tl.program_id(0).to(tl.int64) * cols
     y += tl.program_id(0).to(tl.int64) * cols
     lane = tl.arange(0, BLOCK)
     squares = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
+    for start in range(0, cols, BLOCK):
         col = start + lane
         v = tl.load(x + col, mask=col < cols, other=0.0).to(tl.float32)
         squares += v * v
     scale = tl.rsqrt(tl.sum(squares, 0) / cols + eps)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
+    for start in range(0, cols, BLOCK):
         col = start + lane
         v = tl.load(x + col, mask=col < cols, other=0.0).to(tl.float32)
         w = tl.load(weight + col, mask=col < cols, other=0.0).to(tl.float32)
         tl.store(y + col, v * scale * w, mask=col < cols)
-
-
-def warps(elements: int) -> int:
-    """Warps for a program of so many elements (a power of two)."""
-    return min(max(elements // (32 * CONFIG["per_thread"]), 1), 32)
 
 
 def kernel_fn(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -70,13 +62,12 @@ def kernel_fn(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch
     cols = x.shape[-1]
     rows = x.numel() // cols
     if cols > CONFIG["resident"]:
-        block = CONFIG["block"]
-        rmsnorm_long[(rows,)](
-            x, weight, y, cols, eps, block, CONFIG["stages"], num_warps=warps(block)
-        )
+        block, warps = CONFIG["block"], CONFIG["warps"]
+        rmsnorm_long[(rows,)](x, weight, y, cols, eps, block, num_warps=warps)
         return y
-    block = triton.next_power_of_2(cols)
+    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
-    grid = (triton.cdiv(rows, many),)
-    rmsnorm_rows[grid](x, weight, y, rows, cols, eps, many, block, num_warps=warps(many * block))
+    warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
+    grid = (-(-rows // many),)
+    rmsnorm_rows[grid](x, weight, y, rows, cols, eps, many, block, num_warps=warps)
     return y

@@ -1,4 +1,5 @@
-"""Rotary position embedding in Triton: some positions of one head per program. The starter."""
+"""Rotary position embedding in Triton: some positions of some heads per program, so that the tables
+are read once for several heads."""
 
 from __future__ import annotations
 
@@ -9,29 +10,43 @@ import triton.language as tl
 KERNEL_TYPE = "rotary_embedding"
 SUPPORTS = {"half_split"}
 
-# positions: per program; warps: of a program.
-CONFIG = {"positions": 8, "warps": 4}
-SPACE = {"positions": [1, 2, 4, 8, 16, 32, 64], "warps": [1, 2, 4, 8]}
+# positions, heads: per program, of so many warps.
+CONFIG = {"positions": 8, "heads": 4, "warps": 4}
+SPACE = {
+    "positions": [1, 2, 4, 8, 16, 32, 64],
+    "heads": [1, 2, 4, 8, 16],
+    "warps": [1, 2, 4, 8],
+    "rules": ["positions * heads <= 32 * warps"],
+}
 
 
 @triton.jit
 def rotate(
-    x, cos, sin, y, S, HALF, STEP: tl.constexpr, APART, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """`STEP` lies between the first elements of two pairs, `APART` between those of one."""
+    x, cos, sin, y, heads, S, D: tl.constexpr, INTERLEAVED: tl.constexpr,
+    HEADS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     blocks = tl.cdiv(S, ROWS)
-    head = (tl.program_id(0) // blocks).to(tl.int64)
-    position = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
-    pair = tl.arange(0, BLOCK)
-    inside = (position < S)[:, None] & (pair < HALF)[None, :]
-    entry = position.to(tl.int64)[:, None] * HALF + pair[None, :]
-    c = tl.load(cos + entry, mask=inside, other=0.0).to(tl.float32)
-    s = tl.load(sin + entry, mask=inside, other=0.0).to(tl.float32)
-    first = (head * S + position[:, None]) * 2 * HALF + pair[None, :] * STEP
-    a = tl.load(x + first, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(x + first + APART, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + first, a * c - b * s, mask=inside)
-    tl.store(y + first + APART, a * s + b * c, mask=inside)
+    head = (tl.program_id(0) // blocks * HEADS + tl.arange(0, HEADS))[:, None, None]
+    position = (tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS))[None, :, None]
+    pair = tl.arange(0, BLOCK // 2)[None, None, :]
+    entry = position.to(tl.int64) * (D // 2) + pair
+    known = (position < S) & (pair < D // 2)
+    c = tl.load(cos + entry, mask=known, other=0.0).to(tl.float32)
+    s = tl.load(sin + entry, mask=known, other=0.0).to(tl.float32)
+    row = (head.to(tl.int64) * S + position) * D
+    inside = (head < heads) & (position < S)
+    if INTERLEAVED:  # whole pairs by one load, parted in registers
+        col = tl.arange(0, BLOCK)[None, None, :]
+        v = tl.load(x + row + col, mask=inside & (col < D), other=0.0).to(tl.float32)
+        a, b = tl.split(tl.reshape(v, (HEADS, ROWS, BLOCK // 2, 2)))
+        turned = tl.reshape(tl.join(a * c - b * s, a * s + b * c), (HEADS, ROWS, BLOCK))
+        tl.store(y + row + col, turned, mask=inside & (col < D))
+    else:
+        first, inside = row + pair, inside & (pair < D // 2)
+        a = tl.load(x + first, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(x + first + D // 2, mask=inside, other=0.0).to(tl.float32)
+        tl.store(y + first, a * c - b * s, mask=inside)
+        tl.store(y + first + D // 2, a * s + b * c, mask=inside)
 
 
 def kernel_fn(
@@ -42,11 +57,11 @@ def kernel_fn(
     y = torch.empty_like(x)
     if not y.numel():
         return y
-    S, D = x.shape[-2:]
-    rows = CONFIG["positions"]
-    step, apart = (2, 1) if interleaved else (1, D // 2)
-    rotate[(x.numel() // (S * D) * triton.cdiv(S, rows),)](
-        x, cos, sin, y, S, D // 2, step, apart, rows, triton.next_power_of_2(D // 2),
-        num_warps=CONFIG["warps"],
+    B, H, S, D = x.shape
+    rows = min(CONFIG["positions"], 1 << (S - 1).bit_length())
+    grid = (-(-B * H // CONFIG["heads"]) * -(-S // rows),)
+    rotate[grid](
+        x, cos, sin, y, B * H, S, D, interleaved, CONFIG["heads"], rows,
+        1 << (D - 1).bit_length(), num_warps=CONFIG["warps"],
     )  # fmt: skip
     return y

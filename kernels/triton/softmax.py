@@ -1,7 +1,4 @@
-"""Softmax in Triton: rows held whole while they are short, in two passes when they are long.
-
-The starter: every load is widened to fp32, and nothing is tuned for any one shape.
-"""
+"""Softmax in Triton: rows held whole while they are short, read twice when they are long or odd."""
 
 from __future__ import annotations
 
@@ -12,17 +9,30 @@ import triton.language as tl
 KERNEL_TYPE = "softmax"
 SUPPORTS = {"dim", "nd"}
 
-# resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# block: elements per step of a long row, in `stages` steps at once; per_thread: elements.
-CONFIG = {"resident": 8192, "tile": 1024, "block": 4096, "stages": 1, "per_thread": 32}
+# resident: longest row held whole, or resident_odd where rows do not begin at whole 16 bytes;
+# tile: elements per program at least, by taking several rows; per_thread: elements of them.
+# lanes: 16 bytes each of a longer row per step, by so many warps; up to resident the _odd ones.
+CONFIG = {
+    "resident": 16384, "tile": 1024, "per_thread": 16, "lanes": 2048, "warps": 32,
+    "resident_odd": 2048, "lanes_odd": 512, "warps_odd": 8,
+}  # fmt: skip
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
     "tile": [1, 1024, 2048, 4096, 8192],
-    "block": [1024, 2048, 4096, 8192, 16384],
-    "stages": [1, 2, 3, 4],
     "per_thread": [8, 16, 32, 64],
-    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 512 * per_thread"],
+    "lanes": [128, 256, 512, 1024, 2048, 4096],
+    "warps": [4, 8, 16, 32],
+    "resident_odd": [512, 1024, 2048, 4096, 8192, 16384],
+    "lanes_odd": [128, 256, 512, 1024, 2048],
+    "warps_odd": [4, 8, 16, 32],
+    "rules": [
+        "tile <= resident",
+        "resident_odd <= resident <= 1024 * per_thread",
+        "32 * warps <= lanes <= 128 * warps",
+        "32 * warps_odd <= lanes_odd <= 128 * warps_odd",
+    ],
 }
+LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
 
 
 @triton.jit
@@ -33,36 +43,59 @@ def softmax_rows(x, y, rows, cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     offsets = row.to(tl.int64)[:, None] * cols + col[None, :]
     v = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
     v = tl.where((col < cols)[None, :], v, -float("inf"))
-    e = tl.exp(v - tl.max(v, 1)[:, None])
-    tl.store(y + offsets, e / tl.sum(e, 1)[:, None], mask=inside)
+    e = tl.exp2((v - tl.max(v, 1)[:, None]) * LOG2_E)
+    tl.store(y + offsets, e * (1 / tl.sum(e, 1))[:, None], mask=inside)
 
 
 @triton.jit
-def softmax_long(x, y, cols, BLOCK: tl.constexpr, STAGES: tl.constexpr):
-    """One row per program. Each lane keeps its own maximum and sum; they are joined once."""
+def softmax_long(x, y, cols, ALIKE: tl.constexpr, LANES: tl.constexpr):
+    """One row per program. It may start anywhere: what lies before its first and after its last
+    whole 16 bytes is taken apart, so that all other loads are of 16 bytes. `ALIKE`: those of `y`
+    begin where those of `x` do."""
     x += tl.program_id(0).to(tl.int64) * cols
     y += tl.program_id(0).to(tl.int64) * cols
-    lane = tl.arange(0, BLOCK)
-    top = tl.full([BLOCK], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
-        col = start + lane
-        v = tl.load(x + col, mask=col < cols, other=-float("inf")).to(tl.float32)
-        higher = tl.maximum(top, v)
+    V: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
+    BLOCK: tl.constexpr = LANES * V
+    head = ((-x.to(tl.int64) // (16 // V)) & (V - 1)).to(tl.int32)
+    body = (cols - head) // V * V
+    vectors, results = tl.multiple_of(x + head, 16), y + head
+    if ALIKE:
+        results = tl.multiple_of(results, 16)
+    lane = tl.arange(0, LANES)
+    tile = lane[:, None] * V + tl.arange(0, V)[None, :]
+    edge = tl.where(lane < head, lane, lane + body)
+
+    # Of each lane's vectors the maximum so far, and the sum of exponentials beside it. For a vector
+    # and not for an element: a new maximum costs one more exponential.
+    top = tl.load(x + edge, mask=edge < cols, other=-float("inf")).to(tl.float32)
+    total = tl.where(top == -float("inf"), 0.0, top - top + 1.0)
+    for start in range(0, body, BLOCK):
+        col = start + tile
+        v = tl.load(
+            vectors + col, mask=col < body, other=-float("inf"), eviction_policy="evict_last"
+        ).to(tl.float32)
+        higher = tl.maximum(top, tl.max(v, 1))
         base = tl.where(higher == -float("inf"), 0.0, higher)  # -inf minus -inf would be NaN
-        total = total * tl.exp(top - base) + tl.exp(v - base)
+        total *= tl.exp2((top - base) * LOG2_E)
+        total += tl.sum(tl.exp2((v - base[:, None]) * LOG2_E), 1)
         top = higher
     row_top = tl.max(top, 0)
-    row_total = tl.sum(total * tl.exp(top - row_top), 0)
-    for start in tl.range(0, cols, BLOCK, num_stages=STAGES):
-        col = start + lane
-        v = tl.load(x + col, mask=col < cols, other=-float("inf")).to(tl.float32)
-        tl.store(y + col, tl.exp(v - row_top) / row_total, mask=col < cols)
+    scale = 1 / tl.sum(total * tl.exp2((top - row_top) * LOG2_E), 0)
 
-
-def warps(elements: int) -> int:
-    """Warps for a program of so many elements (a power of two)."""
-    return min(max(elements // (32 * CONFIG["per_thread"]), 1), 32)
+    # Backwards: what was read last is in the nearest cache. The row was to be kept in the caches
+    # (evict_last); neither it nor the result is to be from here on (evict_first, .cs).
+    steps = tl.cdiv(body, BLOCK)
+    for step in range(steps):
+        col = (steps - 1 - step) * BLOCK + tile
+        v = tl.load(vectors + col, mask=col < body, other=0.0, eviction_policy="evict_first")
+        tl.store(
+            results + col,
+            tl.exp2((v.to(tl.float32) - row_top) * LOG2_E) * scale,
+            mask=col < body,
+            cache_modifier=".cs",
+        )
+    v = tl.load(x + edge, mask=edge < cols, other=0.0).to(tl.float32)
+    tl.store(y + edge, tl.exp2((v - row_top) * LOG2_E) * scale, mask=edge < cols)
 
 
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -75,12 +108,16 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
         return y
     cols = x.shape[-1]
     rows = x.numel() // cols
-    if cols > CONFIG["resident"]:
-        block = CONFIG["block"]
-        softmax_long[(rows,)](x, y, cols, block, CONFIG["stages"], num_warps=warps(block))
+    at = x.data_ptr()
+    odd = (at | cols) % 16 != 0  # Triton holds rows to be aligned where 16 divides both
+    long = cols > CONFIG["resident"]
+    if long or (odd and cols > CONFIG["resident_odd"]):
+        lanes, warps = ("lanes", "warps") if long else ("lanes_odd", "warps_odd")
+        alike = (at - y.data_ptr()) % 16 == 0
+        softmax_long[(rows,)](x, y, cols, alike, CONFIG[lanes], num_warps=CONFIG[warps])
         return y
-    block = triton.next_power_of_2(cols)
+    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
-    grid = (triton.cdiv(rows, many),)
-    softmax_rows[grid](x, y, rows, cols, many, block, num_warps=warps(many * block))
+    warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
+    softmax_rows[(-(-rows // many),)](x, y, rows, cols, many, block, num_warps=warps)
     return y
