@@ -30,7 +30,7 @@ def kernel_fn(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch
     rows, cols = x.shape
     if y.numel():
         grid = (rows,)
-        rmsnorm_row[grid](
-            x, weight, y, cols, eps, BLOCK=triton.next_power_of_2(cols), num_warps=CONFIG["warps"]
-        )
+        block = triton.next_power_of_2(cols)
+        warps = CONFIG["warps"] if block <= 16384 else 32  # else ptxas takes minutes
+        rmsnorm_row[grid](x, weight, y, cols, eps, BLOCK=block, num_warps=warps)
     return y
