@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,3 +161,25 @@ def test_rotary_reads_and_writes_16_bytes_at_a_time(interleaved: bool) -> None:
     ptx = code("rotary_embedding", "rotate", types, shape, 4, 90)
     vectors = 4 * 8 * 128 * 2 // 16 // (32 * 4)
     assert ptx.count("ld.global.v4.b32") == ptx.count("st.global.v4.b32") == vectors
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns", "bucket"),
+    [
+        ("down", 4096, 4096, "down_large"),
+        ("down", 2048, 2048, "down_medium"),
+        ("down", 256, 512, "down_small"),
+        ("down", 64, 4096, "down_few"),
+        ("gated", 2048, 5504, "gated_large"),
+        ("gated", 256, 1024, "gated_small"),
+        ("gated", 1, 14336, "gated_few"),
+    ],
+)
+def test_the_gated_mlp_takes_the_largest_tiles_that_fill_the_device(
+    name: str, rows: int, columns: int, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h200 = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: h200)
+    module = candidate.load(KERNELS / "fused_mlp.py").__globals__
+    tiling, _ = module["chosen"](name, True, (rows, columns, 4096), torch.empty(0))
+    assert tiling[1:] == module["CONFIG"][bucket][1:]  # rows are cut to those that there are

@@ -17,9 +17,10 @@ from pytest_autokernel.cuda import CudaLibrary, compile_cuda, tensor_map
 KERNEL_TYPE = "flash_attention"
 SUPPORTS = {"gqa", "cross", "head_dim"}
 
-# stages: blocks of 128 keys in the ring; l2_mib: of keys and values that are worked on at once.
-CONFIG = {"stages": 3, "l2_mib": 32}
-SPACE = {"stages": [2, 3], "l2_mib": [1, 8, 16, 32]}
+# stages_64, stages_128: blocks of 128 keys in the ring, for heads of up to so many; l2_mib: of keys
+# and values that are worked on at once.
+CONFIG = {"stages_64": 2, "stages_128": 3, "l2_mib": 32}
+SPACE = {"stages_64": [2, 3, 4], "stages_128": [2, 3], "l2_mib": [1, 8, 16, 32]}
 LOG2E = 1.4426950408889634
 
 SOURCE = r"""
@@ -309,7 +310,7 @@ TYPES = {
 @functools.cache
 def compiled(dtype: torch.dtype, width: int = 64) -> CudaLibrary:
     """`width`: what `attend_tma` fills the head up to."""
-    tile = {"WIDTH": width, "STAGES": CONFIG["stages"]}
+    tile = {"WIDTH": width, "STAGES": CONFIG[f"stages_{width}"]}
     return compile_cuda(SOURCE, defines={**TYPES[dtype], **tile})
 
 
@@ -335,7 +336,7 @@ def kernel_fn(
         maps = (tensor_map(t, (1, 1, 128, 64)) for t in (Q, K, V))
         compiled(Q.dtype, width).attend_tma(
             B * H * -(-SQ // 128), 384, *maps, *rest,
-            shared=(1 + 2 * CONFIG["stages"]) * 128 * width * 2 + 1024,
+            shared=(1 + 2 * CONFIG[f"stages_{width}"]) * 128 * width * 2 + 1024,
         )  # fmt: skip
         return y
     q, k, v = (t.contiguous() for t in (Q, K, V))

@@ -21,7 +21,7 @@ SUPPORTS = {"gelu", "relu2"}
 # half: columns of each half of a tile (of 128 rows, in steps of 64 of K), 64 where such tiles would
 # not fill the device; stages: tiles in the ring; group: rows of tiles that are worked on together,
 # for the L2's sake.
-CONFIG = {"half": 128, "stages": 4, "group": 8}
+CONFIG = {"half": 128, "stages": 4, "group": 16}
 SPACE = {
     "half": [64, 128],
     "stages": [2, 3, 4, 5, 6],

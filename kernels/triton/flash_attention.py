@@ -28,9 +28,9 @@ class Tiling(NamedTuple):
 
 # By head size (up to 64, 128, 256), by TMA; and by pointers, where heads above 128 get half.
 CONFIG = {
-    "64": (128, 64, 4, 3),
-    "128": (128, 128, 8, 3),
-    "256": (64, 64, 4, 2),
+    "64": (64, 128, 4, 3),
+    "128": (64, 64, 4, 3),
+    "256": (128, 64, 8, 2),
     "plain": (64, 64, 4, 2),
 }
 SPACE = {

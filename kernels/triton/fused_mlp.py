@@ -32,15 +32,16 @@ class Tiling(NamedTuple):
     resident: int = 0
 
 
-# By TMA, for the gated projections and for the one down: the first that fills the device is taken,
-# and `few` for at most 64 rows, where the time goes into loading weights.
+# By TMA, for the gated projections and for the one down: the first in this order that fills the
+# device is taken, and `few` for at most 64 rows, where the time goes into loading weights.
 CONFIG = {
-    "gated_large": (128, 128, 64, 8, 8, 3, 0),
+    "gated_large": (128, 64, 64, 8, 4, 3, 2),
     "gated_small": (64, 64, 64, 8, 4, 4, 0),
-    "gated_few": (64, 32, 128, 1, 4, 5, 0),
-    "down_large": (128, 128, 64, 8, 4, 3, 0),
+    "gated_few": (64, 32, 256, 1, 4, 3, 0),
+    "down_large": (128, 256, 64, 8, 8, 3, 1),
+    "down_medium": (128, 128, 64, 16, 4, 3, 0),
     "down_small": (64, 64, 64, 8, 4, 4, 0),
-    "down_few": (64, 32, 128, 1, 4, 6, 0),
+    "down_few": (64, 32, 256, 1, 4, 4, 0),
     "plain": (64, 64, 32, 8, 4, 3),
 }
 SPACE = {
@@ -68,12 +69,17 @@ SPACE = {
         (64, 64, 128, 1, 4, 4, 0),
     ],
     "down_large": [
-        (128, 128, 64, 8, 4, 3, 0),
         (128, 128, 64, 16, 4, 3, 0),
-        (128, 128, 64, 8, 8, 4, 0),
         (128, 256, 64, 8, 8, 3, 1),
         (128, 256, 64, 8, 8, 4, 0),
         (256, 128, 64, 8, 8, 4, 0),
+    ],
+    "down_medium": [
+        (64, 128, 64, 8, 4, 4, 0),
+        (128, 64, 64, 8, 4, 4, 0),
+        (128, 128, 64, 8, 4, 3, 0),
+        (128, 128, 64, 16, 4, 3, 0),
+        (128, 128, 64, 8, 8, 4, 0),
     ],
     "down_small": [
         (64, 32, 128, 8, 4, 5, 0),
@@ -261,8 +267,8 @@ def chosen(
         tiling = Tiling(*FP32 if x.dtype == torch.float32 and x.is_cuda else CONFIG["plain"])
         return tiling, triton.cdiv(M, tiling.m) * triton.cdiv(N, tiling.n)
     cores = torch.cuda.get_device_properties(x.device).multi_processor_count
-    for size in ("few",) if M <= 64 else ("large", "small"):
-        tiling = Tiling(*CONFIG[f"{name}_{size}"])
+    for bucket in (b for b in CONFIG if b.startswith(name) and b.endswith("few") == (M <= 64)):
+        tiling = Tiling(*CONFIG[bucket])
         tiling = tiling._replace(m=min(tiling.m, max(triton.next_power_of_2(M), 16)))
         tiles = triton.cdiv(M, tiling.m) * triton.cdiv(N, tiling.n)
         if tiles >= cores:
