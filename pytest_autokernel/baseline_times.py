@@ -36,7 +36,7 @@ class BaselineTimes:
 
     def __init__(self, judge: Judge, op: Op, case: Case, device: Place, l2: str) -> None:
         self.folder = judge.settings.cache / "baselines" if judge.settings.cache else None
-        gpu = judge.gpu if device == "cuda" else None
+        gpu = judge.hardware.gpu if device == "cuda" else None
         self.about = {
             "op": op.name,
             "reference": hashlib.sha256(judge.files[op.name].read_bytes()).hexdigest(),

@@ -97,7 +97,9 @@ class KernelModule(pytest.Module):
         settings = self.judge.settings
         self.subject = WorkerSubject(self.judge, self.kernel)
         self.judge.nursery(self.subject.interpreted).start()
-        self.target = plan.target(self.subject.target, settings.effort, self.judge.gpu_memory)
+        self.target = plan.target(
+            self.subject.target, settings.effort, self.judge.hardware.gpu_memory
+        )
         self.checks = [
             seeded(check, settings.seed)
             for check in plan.checks(self.op, self.kernel.supports, self.target, settings.effort)

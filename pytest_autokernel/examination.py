@@ -69,7 +69,8 @@ class Examination:
         kernel, start = self.subject.file, time.monotonic()
         assert kernel is not None
         cases = plan.timed_cases(self.op, self.target.name)
-        target = binaries.target_of(self.judge_.gpu) if self.subject.device == "cuda" else None
+        gpu = self.judge_.hardware.gpu if self.subject.device == "cuda" else None
+        target = binaries.target_of(gpu)
         self.about["binary"] = binaries.binary(self.judge_, kernel, self.op, cases, target)
         self._record(item, "binary", "timed cases", "PASS", time.monotonic() - start)
 
@@ -323,7 +324,7 @@ def unreadable(item: Unreadable) -> None:
 
 def of_callable(judge: Judge, subject: Subject, op: Op, name: str) -> Examination:
     """The examination of a callable from a user's own test."""
-    target = plan.target(subject.target, judge.settings.effort, judge.gpu_memory)
+    target = plan.target(subject.target, judge.settings.effort, judge.hardware.gpu_memory)
     about = {
         "path": name,
         "op": op.name,

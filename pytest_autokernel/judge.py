@@ -7,7 +7,6 @@ A pass is counted here, from completed and compared calls; it is never reported 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import shutil
@@ -19,30 +18,18 @@ from typing import Any
 
 from pytest_autokernel import policy
 from pytest_autokernel.channel import close
-from pytest_autokernel.clock import Clock
-from pytest_autokernel.gpu import (
-    Ceilings,
-    Device,
-    GpuSpec,
-    find_spec,
-    load_specs,
-    stem,
-    to_yaml,
-)
+from pytest_autokernel.hardware import Hardware
 from pytest_autokernel.op import Case, Op
-from pytest_autokernel.ops import SHIPPED, load_op, op_files
+from pytest_autokernel.ops import load_op, op_files
 from pytest_autokernel.plan import Kind
 from pytest_autokernel.process import Cell, Died, Nursery, TimedOut, spawn
 from pytest_autokernel.sandbox import Confinement, probe
 from pytest_autokernel.settings import Settings
-from pytest_autokernel.subjects import Answer, Place, Subject, nursery_environment
+from pytest_autokernel.subjects import Answer, Subject, nursery_environment
 from pytest_autokernel.verdict import CandidateError, JudgeError, Outcome, Verdict
 
 COMPARISON_TIMEOUT_S = 600.0
-# What a GPU without a spec is measured by: ceilings.py has the products of these.
-KINDS = ("fp64", "fp32", "tf32", "bf16", "fp16")
 MOST_CACHED = 256  # texts whose compiled code is kept from run to run
-GPU_WORKING_SET = 2**31  # bytes: far beyond any L2 cache
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,6 @@ class Judge:
         self.confinement = _confinement(settings)
         self.files = op_files(settings.rootdir)
         self._ops: dict[str, Op] = {}
-        self._ceilings: dict[tuple[str, int, str], Ceilings] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="autokernel-")
         self.folder = Path(self._folder.name)
         (self.folder / "comparison").mkdir()
@@ -101,10 +87,7 @@ class Judge:
 
         if settings.cache:
             _prune(settings.cache)
-        self.gpu = self._gpu()
-        self.measured_spec: str | None = None  # what a GPU without a spec was measured to reach
-        self.spec = self._spec()
-        self.clock = Clock.of(self.gpu.uuid) if self.gpu else None
+        self.hardware = Hardware(settings, settings.cache or self.folder, self._reply)
 
     def close(self) -> None:
         for nursery in self._nurseries.values():
@@ -186,6 +169,9 @@ class Judge:
             close(fds)
             subject.release()
 
+    def _reply(self, message: dict[str, Any]) -> dict[str, Any]:
+        return self.ask(message)[0]
+
     def compare(
         self, answer: Answer, number: int = 0, repeat: str = "", timed: bool = False
     ) -> dict[str, Any]:
@@ -220,41 +206,6 @@ class Judge:
             self._nurseries[interpreted] = Nursery(nursery_environment(interpreted), self.folder)
         return self._nurseries[interpreted]
 
-    def ceilings(self, device: Place, nbytes: int, dtype: str, again: bool = False) -> Ceilings:
-        """What the device reaches; on the CPU, whose caches are large beside a case, on a working
-        set of the same size. Measured once per run, with nothing else running; `again` measures
-        once more and keeps the better of each figure, since a busy machine shows less than it has.
-        """
-        working_set = nbytes if device == "cpu" else GPU_WORKING_SET
-        key = (device, working_set, dtype)
-        if again or key not in self._ceilings:
-            cpus = list(self.settings.cpus)
-            message = {"device": device, "nbytes": working_set, "dtype": dtype, "cpus": cpus}
-            reached, _ = self.ask({"do": "ceilings", **message})
-            new = Ceilings(
-                reached["copy_gb_s"], reached["read_gb_s"], {dtype: reached["tflops"]}, "measured"
-            )
-            old = self._ceilings.get(key, new)
-            self._ceilings[key] = Ceilings(
-                copy_gb_s=max(old.copy_gb_s, new.copy_gb_s),
-                read_gb_s=max(old.read_gb_s, new.read_gb_s),
-                tflops={dtype: max(old.tflops[dtype], new.tflops[dtype])},
-                source="measured",
-            )
-        return self._ceilings[key]
-
-    @functools.cached_property
-    def floor_us(self) -> float:
-        """What two events around nothing read on the GPU."""
-        return float(self.ask({"do": "floor", "clear_bytes": self.clear_bytes})[0]["floor_us"])
-
-    @property
-    def clear_bytes(self) -> int:
-        """What clears a GPU's L2 cache: twice its size; of the driver's figure and the data
-        sheet's the larger, since ROCm reports one die's share of it."""
-        sheet = self.spec.l2_mb * 2**20 if self.spec else 0
-        return 2 * int(max(self.gpu.l2_bytes if self.gpu else 0, sheet))
-
     def ask(
         self, message: dict[str, Any], fds: tuple[int, ...] = ()
     ) -> tuple[dict[str, Any], tuple[int, ...]]:
@@ -266,34 +217,6 @@ class Judge:
         if "failed" in reply:
             raise JudgeError(reply["failed"])
         return reply, out
-
-    @property
-    def gpu_memory(self) -> int | None:
-        return self.gpu.memory_bytes if self.gpu else None
-
-    def _gpu(self) -> Device | None:
-        found = self.ask({"do": "device"})[0]["device"]
-        if found is None and self.settings.device == "cuda":
-            raise JudgeError("--autokernel-device=cuda: no CUDA device was found; use cpu or auto")
-        return None if found is None or self.settings.device == "cpu" else Device(**found)
-
-    def _spec(self) -> GpuSpec | None:
-        if self.gpu is None:
-            return None
-        kept = (self.settings.cache or self.folder) / "gpu_specs"
-        folders = (SHIPPED / "gpu_specs", kept, self.settings.rootdir / "gpu_specs")
-        return find_spec(self.gpu, load_specs(folders)) or self._measured_spec(self.gpu, kept)
-
-    def _measured_spec(self, device: Device, folder: Path) -> GpuSpec | None:
-        """The spec of a GPU that nobody described: measured, and kept for the next run."""
-        text = to_yaml(device, [self.ceilings("cuda", GPU_WORKING_SET, d) for d in KINDS])
-        self.measured_spec = text
-        with contextlib.suppress(OSError):  # a cache that cannot be written is none
-            folder.mkdir(parents=True, exist_ok=True)
-            part = folder / "part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / f"{stem(device)}.yaml")
-        return find_spec(device, load_specs((SHIPPED / "gpu_specs", folder)))
 
 
 def _confinement(settings: Settings) -> Confinement | None:

@@ -59,7 +59,7 @@ class Report:
         return [f"autokernel: {line}" for line in lines]
 
     def _device(self) -> list[str]:
-        gpu, spec = self.judge.gpu, self.judge.spec
+        gpu, spec = self.judge.hardware.gpu, self.judge.hardware.spec
         if gpu is None:
             threads = len(self.judge.settings.cpus)
             return [
@@ -108,7 +108,7 @@ class Report:
 
     def environment(self) -> dict[str, Any]:
         """What the figures were measured with."""
-        gpu, clock = self.judge.gpu, self.judge.clock
+        gpu, clock = self.judge.hardware.gpu, self.judge.hardware.clock
         return {
             "device": gpu.name if gpu else cpu_name(),
             "gpu": asdict(gpu) if gpu else None,
@@ -203,7 +203,7 @@ class Report:
             )
         for line in _notes(report["kernels"]):
             reporter.write_line(line)
-        if text := self.judge.measured_spec:
+        if text := self.judge.hardware.measured_spec:
             reporter.write_line(
                 "this GPU has no spec; it was measured to reach, for you to contribute:"
             )

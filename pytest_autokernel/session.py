@@ -81,9 +81,9 @@ class Session:
         self.judged_by = decide.JUDGES[self.question]
         on_gpu = subject.device == "cuda"
         self.l2 = l2_of(judge, subject)
-        self.clear_bytes = judge.clear_bytes if on_gpu and self.l2 == "cold" else 0
-        self.floor_us = judge.floor_us if on_gpu else None
-        self.clock = judge.clock if on_gpu else None
+        self.clear_bytes = judge.hardware.clear_bytes if on_gpu and self.l2 == "cold" else 0
+        self.floor_us = judge.hardware.floor_us if on_gpu else None
+        self.clock = judge.hardware.clock if on_gpu else None
         self.readings: list[Reading] = []
         self.dropped = 0
         self.calls = 0 if on_gpu else 1  # of a sample; a CPU's bench finds its own
@@ -140,7 +140,9 @@ class Session:
         """The share of the measured roof. What cannot be is looked at again, not believed."""
         nbytes = int(self.cost.bytes)
         for again in (False, True, True, True):
-            ceilings = self.judge.ceilings(self.subject.device, nbytes, self.case.dtype, again)
+            ceilings = self.judge.hardware.ceilings(
+                self.subject.device, nbytes, self.case.dtype, again
+            )
             found = self._against(ceilings, time_us)
             if found.pct <= 100 * MEASURED_LIMIT:
                 break
@@ -148,7 +150,7 @@ class Session:
 
     def sheet(self, time_us: float) -> gpu.Roofline | None:
         """The share of the data sheet's roof, where there is one for this device."""
-        spec = self.judge.spec if self.subject.device == "cuda" else None
+        spec = self.judge.hardware.spec if self.subject.device == "cuda" else None
         return self._against(spec.ceilings(), time_us) if spec and not spec.measured else None
 
     def _against(self, ceilings: gpu.Ceilings, time_us: float) -> gpu.Roofline:

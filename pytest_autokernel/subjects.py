@@ -78,7 +78,7 @@ class WorkerSubject:
         self.baseline = baseline
         self.supports = kernel.supports
         self.integers = kernel.integers
-        on_gpu = judge.gpu is not None and kernel.backend != "cpp"
+        on_gpu = judge.hardware.gpu is not None and kernel.backend != "cpp"
         self.device: Place = device or ("cuda" if on_gpu else "cpu")
         self.interpreted = kernel.backend == "triton" and self.device == "cpu"
         no_gpu = kernel.backend == "cuda" and self.device == "cpu"
@@ -195,7 +195,7 @@ class LocalSubject:
     file = None
 
     def __init__(self, judge: Judge, fn: Callable[..., Any], supports: frozenset[str]) -> None:
-        self.device: Place = "cuda" if judge.gpu else "cpu"
+        self.device: Place = "cuda" if judge.hardware.gpu else "cpu"
         self.target: TargetName = self.device
         self.supports = supports
         self._worker = Worker(fn, self.device)

@@ -34,7 +34,7 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     time_us = statistics.median(taken)
     session.resolve(time_us)
     roofline, sheet = session.roofline(time_us), session.sheet(time_us)
-    fault = _too_fast(roofline, sheet, judge.spec) or session.witness.clock_fault(time_us)
+    fault = _too_fast(roofline, sheet, judge.hardware.spec) or session.witness.clock_fault(time_us)
     if trial is not None:
         comparisons[baselines.USERS] = _decided(trial)
         fault = fault or _slower(trial)

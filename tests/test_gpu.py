@@ -238,16 +238,16 @@ def test_an_unknown_gpu_is_measured_once_and_kept(
         return Ceilings(7000.0, 7400.0, {dtype: 100.0}, "measured")
 
     unknown = device("NVIDIA H300", "11.0", 190 * 1024, 160)
-    monkeypatch.setattr(judge, "ceilings", ceilings)
-    monkeypatch.setattr(judge, "measured_spec", None)
-    found = judge._measured_spec(unknown, tmp_path / "kept")
+    monkeypatch.setattr(judge.hardware, "ceilings", ceilings)
+    monkeypatch.setattr(judge.hardware, "measured_spec", None)
+    found = judge.hardware._measured_spec(unknown, tmp_path / "kept")
     assert found is not None
     assert found.measured
     assert found.bandwidth_gb_s == 7400
     assert set(found.tflops) == {"fp64", "fp32", "tf32", "bf16", "fp16"}
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["h300.yaml"]
     assert find_spec(unknown, load_specs([SHIPPED, tmp_path / "kept"])) == found
-    assert judge.measured_spec == (tmp_path / "kept" / "h300.yaml").read_text()
+    assert judge.hardware.measured_spec == (tmp_path / "kept" / "h300.yaml").read_text()
 
 
 def test_an_unknown_gpu_is_described_with_what_to_do() -> None:

@@ -33,10 +33,10 @@ def lenient(judge: Judge) -> Iterator[Judge]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_right_kernel_passes_however_odd_its_style(lenient: Judge, path: Path) -> None:
     judge, kernel = lenient, candidate.read(path)
-    if "On a CPU:" in kernel.text and judge.gpu is not None:
+    if "On a CPU:" in kernel.text and judge.hardware.gpu is not None:
         pytest.skip(kernel.text.partition("On a CPU: ")[2].partition(".")[0])
     judge.settings = replace(
-        judge.settings, allow=allowed_by(kernel.text), effort=EFFORT[judge.gpu is not None]
+        judge.settings, allow=allowed_by(kernel.text), effort=EFFORT[judge.hardware.gpu is not None]
     )
     subject, op = WorkerSubject(judge, kernel), judge.op(kernel.op)
     effort = judge.settings.effort

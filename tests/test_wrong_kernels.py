@@ -95,7 +95,7 @@ def test_a_wrong_kernel_is_killed_for_its_own_reason(
     judge: Judge, killed: Callable[[Path, set[str]], tuple[str, str]], path: Path
 ) -> None:
     stages, pattern = claim(path)
-    if "On a CPU." in path.read_text() and judge.gpu is not None:
+    if "On a CPU." in path.read_text() and judge.hardware.gpu is not None:
         pytest.skip("what it does in timed calls it does on a CPU alone")
     stage, reason = killed(path, stages)
     assert stage in stages, reason
