@@ -50,9 +50,10 @@ class Standing:
         gone = self._process is None or self._process.poll() is not None
         if gone or self._sessions == MOST_SESSIONS:
             self._start()
+        else:
+            self.output.write_bytes(b"")
         try:
             self._sessions += 1
-            self.output.write_bytes(b"")
             self._socket.settimeout(limit_s)
             self._socket.sendall(json.dumps({"args": [*LIFELINE, *words]}).encode() + b"\n")
             return int(json.loads(self._lines.readline())["code"])

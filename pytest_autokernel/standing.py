@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pytest_autokernel.judge import Judge
     from pytest_autokernel.settings import Settings
 
+# Each session finds imported what the first has imported, and no session's asserts are ours.
+IMPORTED = ("-W", "ignore:Module already imported so cannot be rewritten")
 USUAL = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 
@@ -49,7 +51,7 @@ def serve(asked: socket.socket) -> None:
     asked.set_inheritable(False)
     with contextlib.closing(KeptJudge()) as kept, asked, asked.makefile("rw") as lines:
         for line in lines:
-            code = pytest.main(json.loads(line)["args"], plugins=[kept])
+            code = pytest.main([*IMPORTED, *json.loads(line)["args"]], plugins=[kept])
             if code not in USUAL:
                 kept.close()
             lines.write(json.dumps({"code": int(code)}) + "\n")

@@ -86,11 +86,15 @@ class Asked:
         return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
 
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
-    folder = tmp_path_factory.mktemp("repository")
+def repository(folder: Path) -> Path:
     (folder / "kernels").mkdir()
     (folder / "pyproject.toml").write_text(STRICT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    folder = repository(tmp_path_factory.mktemp("repository"))
     with closing(Standing(folder, folder / "output.txt")) as standing:
         yield Asked(folder, standing)
 
@@ -170,3 +174,19 @@ def _gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_a_plugin_whose_package_is_imported_already_is_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ours is, wherever its installation lists its files."""
+    installed = tmp_path / "site/like_ours-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: like-ours\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[pytest11]\nlike_ours = colorsys\n")
+    (installed / "RECORD").write_text("pytest_autokernel/__init__.py,,\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    folder = repository(tmp_path)
+    with closing(Standing(folder, folder / "output.txt")) as standing:
+        found = Asked(folder, standing)(RIGHT, "-k", "smoke")
+    assert found["kernels"][0]["verdict"] == "PASS"

@@ -17,7 +17,7 @@ from pytest_autokernel.cuda import CudaLibrary, compile_cuda, tensor_map
 KERNEL_TYPE = "flash_attention"
 SUPPORTS = {"gqa", "cross", "head_dim"}
 
-# stages_N: blocks of 128 keys in the ring, for heads of up to N; l2_mib: of keys and values in work.
+# stages_N: blocks of 128 keys in the ring, for heads up to N; l2_mib: of keys and values in work.
 CONFIG = {"stages_64": 2, "stages_128": 3, "l2_mib": 32}
 SPACE = {"stages_64": [2, 3, 4], "stages_128": [2, 3], "l2_mib": [1, 8, 16, 32]}
 LOG2E = 1.4426950408889634
