@@ -28,8 +28,8 @@ class Settings:
     of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
     compiled code from run to run; without one it is kept for this run alone. `l2` is how timed
     calls find a GPU's cache; a CPU's is always warm. `compare` are names of ops' baselines that are
-    timed beside the first. `asked` is what the user wants to
-    know from the comparison with the baseline, or `binary`, which makes none."""
+    timed beside the first. `asked` is what the user wants to know from the comparison with the
+    baseline, or `binary`, which makes none."""
 
     rootdir: Path
     seed: int
