@@ -87,6 +87,21 @@ def test_an_ops_intermediate_roundings_are_allowed_and_no_more(ramp: torch.Tenso
     assert not judged(got, ramp, twice).ok
 
 
+def test_pytorch_is_asked_only_where_the_allowance_does_not_do(ramp: torch.Tensor) -> None:
+    asked = []
+
+    def eager(x: torch.Tensor) -> torch.Tensor:
+        asked.append(x)
+        return ulps(2 * x, 1)
+
+    op = replace(DOUBLE, baselines={"eager": eager})
+    assert judged(2 * ramp, ramp, op).ok
+    assert not asked
+    assert judged(ulps(2 * ramp, 1), ramp, op).ok
+    assert not judged(ulps(2 * ramp, 3), ramp, op).ok
+    assert len(asked) == 2
+
+
 def test_truncation_is_allowed_to_the_interpreter_alone() -> None:
     x = torch.linspace(1, 2, 400).bfloat16()
     low = ulps(2 * x, -1)
@@ -380,7 +395,7 @@ def call_with_write_at(layout: Layout, byte: int | None) -> Call:
     memory.fill([before])
     if byte is not None:
         memory.places[0][byte] = 1
-    return Call((value,), (value,), [before], memory)
+    return Call((value,), (value,), [before], memory, list(value.shape))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
