@@ -13,7 +13,7 @@ from pytest_autokernel.candidate import KernelFile
 from pytest_autokernel.gpu import Device
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case, Op
-from pytest_autokernel.oracle import TORCH_DTYPES
+from pytest_autokernel.operands import TORCH_DTYPES
 from pytest_autokernel.subjects import WorkerSubject
 from pytest_autokernel.verdict import CandidateError
 

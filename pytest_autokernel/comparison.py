@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pytest_autokernel import oracle
+from pytest_autokernel import operands, oracle
 from pytest_autokernel.ceilings import event_floor_us, measure_ceilings
 from pytest_autokernel.channel import Channel, ChannelError, TensorMeta, view
 from pytest_autokernel.device_memory import Pool, can_share
@@ -128,7 +128,7 @@ class Comparison:
         if name not in self.ops:
             self.ops[name] = load_op(name, {name: Path(message["file"])})
         op = self.ops[name]
-        inputs, draw = oracle.make_inputs(op, case, device)
+        inputs, draw = operands.make_inputs(op, case, device)
         relation = message.get("relation")
         tuples = op.relations[relation].related(inputs, draw) if relation else [inputs]
         share = self.shares and device == "cuda" and message["share"]
@@ -150,7 +150,7 @@ class Comparison:
         assert ticket is not None
         (call,) = ticket.calls
         case = replace(ticket.case, seed=message["seed"])
-        values, _ = oracle.make_inputs(ticket.op, case, call.values[0].device.type)
+        values, _ = operands.make_inputs(ticket.op, case, call.values[0].device.type)
         ticket.case, ticket.results = case, {}
         call.made, call.before = _placed(values, call.memory.metas)
         call.values = call.made
@@ -225,8 +225,8 @@ def _import_ahead() -> None:
 
 
 def _handed_over(op: Op, case: Case, values: Tensors, pool: Pool | None) -> Call:
-    layouts = oracle.layouts(case, len(values))
-    metas = [oracle.lay_out(t, layout) for t, layout in zip(values, layouts, strict=True)]
+    layouts = operands.layouts(case, len(values))
+    metas = [operands.lay_out(t, layout) for t, layout in zip(values, layouts, strict=True)]
     values, before = _placed(values, metas)
     shape = _shape(op, case, values)
     memory: Host | OnGpu
@@ -274,9 +274,9 @@ def _contract(message: dict[str, Any], call: Call, timed: bool = False) -> str |
         if not torch.equal(before, after):
             where = (before != after).nonzero().flatten()
             first = int(where[0])
-            inside = oracle.GUARD <= first < before.numel() - oracle.GUARD
+            inside = operands.GUARD <= first < before.numel() - operands.GUARD
             place = "input changed" if inside else "write outside the buffer"
-            first -= oracle.GUARD
+            first -= operands.GUARD
             return f"{place}: input {i}, {where.numel()} bytes, the first at byte {first}"
     return None
 

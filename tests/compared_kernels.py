@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def compared(path: Path) -> Iterator[tuple[str, str | None]]:
-    from pytest_autokernel import candidate, oracle
+    from pytest_autokernel import candidate, operands, oracle
     from tests.test_ops import OPS, small
 
     kernel = candidate.read(path)
@@ -23,7 +23,7 @@ def compared(path: Path) -> Iterator[tuple[str, str | None]]:
     for dtype in op.dtypes:
         for name, variant in op.claimed(kernel.supports).items():
             case = small(op, dtype, name)
-            inputs, _ = oracle.make_inputs(op, case, "cpu")
+            inputs, _ = operands.make_inputs(op, case, "cpu")
             got = kernel_fn(*inputs, **variant.options)
             units = int(kernel.backend == "triton" and dtype == "bf16")
             judged = oracle.compare(got, op, case, inputs, units)

@@ -269,7 +269,7 @@ def test_a_shipped_kernel_compiles_without_spills(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As `kernel_fn` has it compiled for its op's smallest size."""
-    from pytest_autokernel import oracle
+    from pytest_autokernel import operands
     from tests.test_ops import OPS, small
 
     chip(*capability)
@@ -286,7 +286,7 @@ def test_a_shipped_kernel_compiles_without_spills(
     kernel_fn, op = candidate.load(path), OPS[kernel.op]
     for variant, dtype in zip(("core", *op.extensions), op.dtypes, strict=False):
         name = next((n for n, v in op.variants.items() if v.extension == variant), "core")
-        inputs, _ = oracle.make_inputs(op, small(op, dtype, name), "cpu")
+        inputs, _ = operands.make_inputs(op, small(op, dtype, name), "cpu")
         kernel_fn(*inputs, **op.variants[name].options)
     assert recorded.launches
     assert said

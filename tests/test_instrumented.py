@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_autokernel import handover, instrumented, oracle, sanitizer
+from pytest_autokernel import handover, instrumented, operands, sanitizer
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.channel import view
 from pytest_autokernel.instrumented import NoFindings
@@ -305,12 +305,12 @@ def test_without_the_tool_the_reason_says_where_it_was_looked_for(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_input_on_a_gpu_has_just_its_own_size(layout: Layout) -> None:
     tensor = torch.arange(15, dtype=torch.float16).reshape(3, 5)
-    meta = oracle.lay_out(tensor, layout)
+    meta = operands.lay_out(tensor, layout)
     raw = torch.full((meta.nbytes,), 0xFF, dtype=torch.uint8)
     own = tuple(slice(None if step else 1) for step in meta.stride)
     view(raw, meta)[own].copy_(tensor[own])
     part, bare = handover._bare(raw, meta)
-    assert part.numel() == bare.nbytes <= meta.nbytes - 2 * oracle.GUARD
+    assert part.numel() == bare.nbytes <= meta.nbytes - 2 * operands.GUARD
     found = view(part.clone(), bare)
     assert torch.equal(found, view(raw, meta))
     assert not found.isnan().any()

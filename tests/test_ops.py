@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_autokernel import oracle
+from pytest_autokernel import operands, oracle
 from pytest_autokernel.op import Case, Dtype, Op, Tensors
 from pytest_autokernel.ops import load_op, op_files
 from tests.naive_kernels import NAIVE
@@ -61,7 +61,7 @@ def small(op: Op, dtype: Dtype, variant: str = "core", fill: str = "normal", see
 
 
 def made(op: Op, case: Case) -> Tensors:
-    return oracle.make_inputs(op, case, "cpu")[0]
+    return operands.make_inputs(op, case, "cpu")[0]
 
 
 def baseline(op: Op, case: Case, inputs: Tensors) -> torch.Tensor:
@@ -157,7 +157,7 @@ def test_inputs_have_the_documented_shapes(op: Op, dtype: Dtype, part: str) -> N
     if part == "core":
         assert [tuple(t.shape) for t in inputs] == SHAPES[op.name](**case.dims)
     floating = [t for t in inputs if t.is_floating_point()]
-    assert {t.dtype for t in floating} == {oracle.TORCH_DTYPES[dtype]}
+    assert {t.dtype for t in floating} == {operands.TORCH_DTYPES[dtype]}
     assert all(t.isfinite().all() for t in floating)
 
 
@@ -215,7 +215,7 @@ def test_a_naive_kernel_is_wrong_where_the_reference_is_finite(
 def test_exact_cases_are_exact_in_any_order(op: Op, dtype: Dtype, part: str) -> None:
     case = small(op, dtype, fill=part)
     inputs = made(op, case)
-    rounded = expected(op, case, inputs).to(oracle.TORCH_DTYPES[dtype])
+    rounded = expected(op, case, inputs).to(operands.TORCH_DTYPES[dtype])
     assert all(torch.equal(RIGHT[op.name](*inputs, total=t), rounded) for t in TOTALS.values())
 
 
@@ -224,9 +224,9 @@ def test_relations_hold_for_the_reference_and_not_for_any_kernel(
     op: Op, dtype: Dtype, part: str
 ) -> None:
     case, relation = small(op, dtype), op.relations[part]
-    inputs, draw = oracle.make_inputs(op, case, "cpu")
+    inputs, draw = operands.make_inputs(op, case, "cpu")
     calls = relation.related(inputs, draw)
-    results = [expected(op, case, call).to(oracle.TORCH_DTYPES[dtype]) for call in calls]
+    results = [expected(op, case, call).to(operands.TORCH_DTYPES[dtype]) for call in calls]
     judged = oracle.compare_relation(relation, part, results, calls[0])
     assert judged.ok, judged.reason
     results[-1] = results[-1] * 1.1 + 0.1
@@ -237,7 +237,7 @@ def test_relations_hold_for_the_reference_and_not_for_any_kernel(
 def test_relations_hold_for_right_kernels(op: Op, dtype: Dtype, part: str) -> None:
     case, relation = small(op, dtype), op.relations[part]
     for seed, total in enumerate(TOTALS.values()):
-        inputs, draw = oracle.make_inputs(op, replace(case, seed=seed), "cpu")
+        inputs, draw = operands.make_inputs(op, replace(case, seed=seed), "cpu")
         calls = relation.related(inputs, draw)
         results = [RIGHT[op.name](*call, total=total) for call in calls]
         judged = oracle.compare_relation(relation, part, results, calls[0])
@@ -254,7 +254,7 @@ def test_a_quarter_turn_holds_where_products_are_fused() -> None:
     op = OPS["rotary_embedding"]
     relation = op.relations["quarter_turn"]
     for seed in range(20):
-        inputs, draw = oracle.make_inputs(op, replace(small(op, "fp32"), seed=seed), "cpu")
+        inputs, draw = operands.make_inputs(op, replace(small(op, "fp32"), seed=seed), "cpu")
         results = [fused(*call) for call in relation.related(inputs, draw)]
         judged = oracle.compare_relation(relation, "quarter_turn", results, inputs)
         assert judged.ok, judged.reason
@@ -266,7 +266,7 @@ def test_a_running_sum_of_equal_addends_is_right(dtype: Dtype, length: int) -> N
     op = OPS["reduce"]
     case = Case("equal", {"M": 1, "N": length}, dtype, layout="broadcast")
     for seed in range(30):
-        draw = oracle.SeededDraw(seed, oracle.TORCH_DTYPES[dtype], "cpu")
+        draw = operands.SeededDraw(seed, operands.TORCH_DTYPES[dtype], "cpu")
         x = draw.normal(1, 1, scale=3).expand(1, length)
         judged = oracle.compare(RIGHT["reduce"](x, total=TOTALS["sequential"]), op, case, (x,))
         assert judged.ok, judged.reason

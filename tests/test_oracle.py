@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_autokernel import oracle
+from pytest_autokernel import operands, oracle
 from pytest_autokernel.channel import TensorMeta, view
 from pytest_autokernel.comparison import Call, _contract, _placed
 from pytest_autokernel.handover import Host
@@ -55,7 +55,7 @@ def judged(
 
 
 def of(*values: float, dtype: Dtype = "fp32") -> torch.Tensor:
-    return torch.tensor(values, dtype=oracle.TORCH_DTYPES[dtype])
+    return torch.tensor(values, dtype=operands.TORCH_DTYPES[dtype])
 
 
 def ulps(x: torch.Tensor, count: float) -> torch.Tensor:
@@ -333,7 +333,7 @@ def test_a_layout_holds_every_element_apart_and_inside_its_guards(
     shape: tuple[int, ...], dtype: torch.dtype, layout: Layout
 ) -> None:
     tensor = torch.arange(math.prod(shape)).reshape(shape).to(dtype)
-    meta = oracle.lay_out(tensor, layout)
+    meta = operands.lay_out(tensor, layout)
     raw = torch.full((meta.nbytes,), 0xFF, dtype=torch.uint8)
     placed = view(raw, meta)
     assert placed.shape == tensor.shape
@@ -341,16 +341,16 @@ def test_a_layout_holds_every_element_apart_and_inside_its_guards(
     assert torch.equal(placed, tensor)
     touched = (raw != 0xFF).nonzero().flatten()
     if touched.numel():
-        assert int(touched[0]) >= oracle.GUARD
-        assert int(touched[-1]) < meta.nbytes - oracle.GUARD
+        assert int(touched[0]) >= operands.GUARD
+        assert int(touched[-1]) < meta.nbytes - operands.GUARD
     if dtype.is_floating_point:
-        assert raw[: oracle.GUARD].view(dtype).isnan().all()
+        assert raw[: operands.GUARD].view(dtype).isnan().all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_is_what_its_name_says(layout: Layout) -> None:
     tensor = torch.zeros(6, 8, dtype=torch.float16)
-    meta = oracle.lay_out(tensor, layout)
+    meta = operands.lay_out(tensor, layout)
     strides = {
         "transposed": (1, 6),
         "strided": (16, 2),
@@ -359,37 +359,37 @@ def test_a_layout_is_what_its_name_says(layout: Layout) -> None:
         "broadcast": (0, 1),
     }
     assert meta.stride == strides.get(layout, (8, 1))
-    assert meta.offset * 2 - oracle.GUARD == (2 if layout == "offset" else 0)
+    assert meta.offset * 2 - operands.GUARD == (2 if layout == "offset" else 0)
 
 
 def test_a_packed_tensor_has_heads_inside_positions() -> None:
     batch, heads, positions, dim = 2, 3, 5, 7
     packed = torch.zeros(batch, positions, heads, 3 * dim)[..., :dim].transpose(1, 2)
-    assert oracle.lay_out(packed.contiguous(), "packed").stride == packed.stride()
+    assert operands.lay_out(packed.contiguous(), "packed").stride == packed.stride()
 
 
 def test_mixed_layouts_differ_from_input_to_input_and_from_seed_to_seed() -> None:
     case = Case("any", {}, "fp32", layout="mixed")
-    drawn = [tuple(oracle.layouts(replace(case, seed=seed), 4)) for seed in range(20)]
+    drawn = [tuple(operands.layouts(replace(case, seed=seed), 4)) for seed in range(20)]
     assert all(len(set(each)) == 4 for each in drawn)
     assert len(set(drawn)) > 10
     assert not any("mixed" in each for each in drawn)
-    assert oracle.layouts(replace(case, layout="padded"), 2) == ["padded", "padded"]
+    assert operands.layouts(replace(case, layout="padded"), 2) == ["padded", "padded"]
 
 
 def test_a_broadcast_input_holds_its_first_row_alone() -> None:
     value = torch.arange(12.0).reshape(3, 4)
-    meta = oracle.lay_out(value, "broadcast")
+    meta = operands.lay_out(value, "broadcast")
     (placed,), (raw,) = _placed((value,), [meta])
     assert torch.equal(placed, value[:1].expand(3, 4))
     assert torch.equal(view(raw, meta), placed)
-    assert raw.numel() == 2 * oracle.GUARD + 4 * 4
+    assert raw.numel() == 2 * operands.GUARD + 4 * 4
 
 
 def call_with_write_at(layout: Layout, byte: int | None) -> Call:
     """A call on ones, whose buffer was written to at `byte` meanwhile."""
     value = torch.ones(6, 8)
-    meta = oracle.lay_out(value, layout)
+    meta = operands.lay_out(value, layout)
     _, (before,) = _placed((value,), [meta])
     memory = Host([meta])
     memory.fill([before])

@@ -33,7 +33,7 @@ DIMS = {
 def compared(name: str) -> Iterator[tuple[str, str | None]]:
     import torch
 
-    from pytest_autokernel import candidate, oracle
+    from pytest_autokernel import candidate, operands, oracle
     from pytest_autokernel.op import Case
     from tests.test_ops import OPS
 
@@ -53,7 +53,7 @@ def compared(name: str) -> Iterator[tuple[str, str | None]]:
         for variant, claimed in op.claimed(kernel.supports).items():
             made.clear()
             case = Case("small", DIMS[name], "fp16", variant, seed=1)
-            inputs, _ = oracle.make_inputs(op, case, "cpu")
+            inputs, _ = operands.make_inputs(op, case, "cpu")
             got = kernel_fn(*inputs, **claimed.options)
             reason = oracle.compare(got, op, case, inputs).reason
             # A batch of products is by pointers, which test_kernels.py looks at.
