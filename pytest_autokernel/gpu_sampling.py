@@ -7,6 +7,7 @@ for each of them, and a short kernel's time is many times what the events themse
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Taken before any kernel file runs, so that one which replaces them later times nothing.
 _Event = torch.cuda.Event
 _Graph = torch.cuda.CUDAGraph
+_now_ns = time.perf_counter_ns
 
 # The GPU's cycles (some 60 us) in which the host comes to be ahead of it: from there on the
 # events wait for the GPU alone.
@@ -103,9 +105,7 @@ class CudaBench:
     def _samples(self, count: int, pokes: Iterator[tuple[int, int, int]]) -> list[float]:
         events = [(_Event(enable_timing=True), _Event(enable_timing=True)) for _ in range(count)]
         for start, end in events:
-            for call, (n, to, of) in enumerate(take(pokes, self.calls)):
-                elements = self.elements[n][call % self.sets]
-                elements[to : to + 1].copy_(elements[of : of + 1])
+            self._poke(pokes)
             torch.cuda._sleep(HEAD_START)
             _play(self.forgets, self._forget)
             start.record()
@@ -113,6 +113,11 @@ class CudaBench:
             end.record()
         torch.cuda.synchronize()
         return [start.elapsed_time(end) * 1e3 / self.calls for start, end in events]
+
+    def _poke(self, pokes: Iterator[tuple[int, int, int]]) -> None:
+        for call, (n, to, of) in enumerate(take(pokes, self.calls)):
+            elements = self.elements[n][call % self.sets]
+            elements[to : to + 1].copy_(elements[of : of + 1])
 
     def _forget(self) -> None:
         """Poison the results that the graph writes to, and clear the L2 cache."""
@@ -151,6 +156,26 @@ class CudaBench:
             work()  # what was captured is not to be had
             return None
         return graph
+
+
+class HostBench(CudaBench):
+    """The same calls without a graph and by the host's clock: what a caller from Python waits for,
+    each launch included, where many calls follow one another."""
+
+    def _captured(self, work: Callable[[], None]) -> None:
+        work()
+
+    def _samples(self, count: int, pokes: Iterator[tuple[int, int, int]]) -> list[float]:
+        taken = []
+        for _ in range(count):
+            self._poke(pokes)
+            self._forget()
+            torch.cuda.synchronize()
+            start = _now_ns()
+            self._calls()
+            torch.cuda.synchronize()
+            taken.append((_now_ns() - start) / 1e3 / self.calls)
+        return taken
 
 
 def _play(graph: torch.cuda.CUDAGraph | None, work: Callable[[], None]) -> None:

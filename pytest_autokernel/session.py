@@ -36,6 +36,7 @@ SAMPLES_PER_BURST = 3
 # On a GPU, of one sample: short kernels are called so often that the events' own noise (0.1 us on
 # an H200) is small beside it, and each time on other buffers, which averages out where they lie.
 SAMPLE_US, MOST_CALLS, MOST_BYTES = 100, 32, 2**30
+HOST_SAMPLE_US, HOST_CALLS = 1000, 100  # by the host's clock, whose wait for the GPU takes some us
 FLOORS = 3  # of an empty pair of events, that a sample has to last
 MOST_TRIES = 20  # of a block on a GPU that is throttled
 KERNEL = "kernel"  # the contender under examination; the others are named after what they are
@@ -61,7 +62,8 @@ class Samples:
 
 class Session:
     """The contenders for one case, without the baselines that have `failed` and why, and the
-    rounds that are measured of them."""
+    rounds that are measured of them. With `host`, calls on a GPU are timed as Python sees them:
+    launches included, without a graph, the L2 cache warm."""
 
     def __init__(
         self,
@@ -70,7 +72,9 @@ class Session:
         op: Op,
         case: Case,
         failed: Mapping[str, str] | None = None,
+        host: bool = False,
     ) -> None:
+        self.host = host
         self.judge, self.subject, self.op, self.case = judge, subject, op, case
         self.cost = op.cost(case.dims, ITEMSIZE[case.dtype])
         rivals = baselines.rivals(judge, subject, op, failed or {})
@@ -80,7 +84,7 @@ class Session:
         self.rule = decide.rule_for(self.question, subject.device == "cuda", len(cases) or 1)
         self.judged_by = decide.JUDGES[self.question]
         on_gpu = subject.device == "cuda"
-        self.l2 = l2_of(judge, subject)
+        self.l2 = "warm" if host else l2_of(judge, subject)
         self.clear_bytes = judge.hardware.clear_bytes if on_gpu and self.l2 == "cold" else 0
         self.floor_us = judge.hardware.floor_us if on_gpu else None
         self.clock = judge.hardware.clock if on_gpu else None
@@ -190,6 +194,7 @@ class Session:
             "padding": self.random.getrandbits(32),
             "clear_bytes": self.clear_bytes,
             "calls": calls,
+            "host": self.host,
         }
         reply, out = contender.ask(message, call.fds)
         close(out)
@@ -205,6 +210,8 @@ class Session:
             self._prepared(contender, call, options, 1)
             request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": self._seed()}
             fastest = min(fastest, *_samples(contender.ask(request)[0]))
+        if self.host:
+            return max(1, min(HOST_CALLS, math.ceil(HOST_SAMPLE_US / fastest)))
         most = min(MOST_CALLS, int(MOST_BYTES / max(1, self.cost.bytes)))
         return max(1, min(most, math.ceil(SAMPLE_US / fastest)))
 

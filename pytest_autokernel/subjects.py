@@ -252,7 +252,12 @@ def worker_environment(folder: Path, cache: Path) -> dict[str, str]:
 
 def baseline_environment(cache: Path) -> dict[str, str]:
     """What a library's or torch.compile's process has beside that."""
+    import torch
+
+    # Else FlagGems runs a program of each vendor's to find out.
+    vendor = {"GEMS_VENDOR": "nvidia"} if torch.version.cuda else {}
     return {
+        **vendor,
         # Inductor compiles in this very process, whose limits and sandbox are then all there is.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         # What they found out by trying, for the next fresh process of theirs.

@@ -196,12 +196,13 @@ class Worker:
 
     def prepare(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """A fresh layout of buffers for the timed calls."""
-        from pytest_autokernel.gpu_sampling import CudaBench
+        from pytest_autokernel.gpu_sampling import CudaBench, HostBench
         from pytest_autokernel.sampling import CpuBench
 
         self.bench = None
         received = self._receive(message, fds)
-        maker = CudaBench if self.device == "cuda" else CpuBench
+        on_gpu = HostBench if message["host"] else CudaBench
+        maker = on_gpu if self.device == "cuda" else CpuBench
         self.bench = maker(self.kernel_fn, received.sources, message)
         return self.bench.facts(), ()
 
