@@ -85,7 +85,9 @@ def binary(
 ) -> Binary:
     """Compile a kernel as it is in these cases. What cannot be known so is left out. What was
     compiled is kept for the kernel's later processes."""
-    if kernel.backend not in ("triton", "cuda", "cpp") or (kernel.backend != "cpp" and gpu is None):
+    if kernel.backend not in ("triton", "cuda", "cpp"):
+        return Binary()
+    if kernel.backend != "cpp" and (gpu is None or _asks_where(kernel.text)):
         return Binary()
     calls = [_call(op, case) for case in cases]
     message = {"do": "compiled", "backend": kernel.backend, "gpu": gpu, "calls": calls}
@@ -138,6 +140,18 @@ def wrapper(text: str, compiled: set[str]) -> str:
             if len(names) == len(node.targets) and not names & elsewhere:
                 node.value.value = "" if node.value.value in compiled else node.value.value
     return ast.dump(tree)
+
+
+def _asks_where(text: str) -> bool:
+    """Whether a kernel may do something else on tensors that are on no GPU: `x.is_cuda` is answered
+    as on one, and these are not."""
+    attributes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+    return any(
+        node.attr in ("is_cpu", "is_meta")
+        or (node.attr == "type" and getattr(node.value, "attr", None) == "device")
+        or (node.attr == "type" and getattr(node.value, "id", None) == "device")
+        for node in attributes
+    )
 
 
 def _call(op: Op, case: Case) -> dict[str, object]:

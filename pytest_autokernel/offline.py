@@ -69,7 +69,8 @@ def compiled(kernel_fn: Callable[..., Any], message: Mapping[str, Any]) -> dict[
 
 
 def _pretend(gpu: Mapping[str, Any]) -> None:
-    """Have torch say of the current GPU what kernels ask before they launch."""
+    """Have torch say of the current GPU, and that tensors lie there, what kernels ask before they
+    launch. What a tensor's `device` is cannot be changed: binaries.py looks for who asks that."""
     major, minor = divmod(gpu["capability"], 10)
     about = SimpleNamespace(major=major, minor=minor, multi_processor_count=gpu["sms"])
     functions: Mapping[str, Callable[..., Any]] = {
@@ -79,6 +80,7 @@ def _pretend(gpu: Mapping[str, Any]) -> None:
     }
     for name, function in functions.items():
         setattr(torch.cuda, name, function)
+    torch.Tensor.is_cuda = True
 
 
 class Offline:

@@ -129,6 +129,17 @@ def test_a_kernel_says_what_it_takes_and_one_that_takes_too_much_is_refused(judg
     )
 
 
+def test_what_is_compiled_is_what_runs_on_a_gpu(judge: Judge) -> None:
+    """Where there is none these kernels widen to fp32, which takes no tensor core."""
+    text = (ROOT / "kernels/triton/matmul.py").read_text()
+    kernel, op = parse(Path("k.py"), text), judge.op("matmul")
+    found = binary(judge, kernel, op, plan.timed_cases(op, "cuda"), H100)
+    assert found.digest is not None
+    code = [file.read_text() for file in judge.compiled(kernel.sha256).rglob("*.ptx")]
+    assert code
+    assert all("wgmma.mma_async" in ptx for ptx in code)
+
+
 def test_a_kernel_that_has_an_answer_to_too_little_shared_memory_is_not_refused(
     judge: Judge,
 ) -> None:
@@ -168,9 +179,10 @@ def test_of_cuda_cpp_the_same_is_known(judge: Judge) -> None:
         changed("    x = x.contiguous()\n", "    float(x.sum())\n"),
         changed("    x = x.contiguous()\n", "    return torch.softmax(x, dim)\n"),
         changed("    x = x.contiguous()\n", "    import os; os._exit(0)\n"),
+        changed("    x = x.contiguous()\n", "    assert x.device.type == 'meta'\n"),
         changed('SUPPORTS = {"dim", "nd"}', 'raise SystemExit("no")'),
     ],
-    ids=["reads a value", "launches nothing", "exits", "does not load"],
+    ids=["reads a value", "launches nothing", "exits", "asks where", "does not load"],
 )
 def test_what_cannot_be_known_beforehand_is_not(judge: Judge, text: str) -> None:
     assert of(judge, text) is None
