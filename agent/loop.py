@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from . import schedule
-from .ahead import Ahead
+from .ahead import Ahead, judge_compiled
 from .errors import JudgeFailed, Refused
 from .judge import Judge, experiment
 from .ledger import Ledger
 from .proposers import PROPOSERS, Edit, Foresees, ProposalFailed, Proposer, Settings, Situation, Try
 from .proposers.program import reference_text
 from .records import Closing, Experiment, Proposal, commit_message
-from .report import Judgement, Report, judge_duplicate, judge_starter
+from .report import Judgement, Report, judge_starter
 from .stop import Progress, Stop
 from .usage import Usage
 
@@ -140,7 +140,7 @@ class Loop:
     def _tried(self, experiment: Experiment) -> Try:
         e = experiment
         text = self._text(e.commit)
-        return Try(text, e.description, e.verdict, e.decision, e.reason, e.speedup)
+        return Try(text, e.description, e.verdict, e.decision, e.reason, e.speedup, e.put_off)
 
     def _situation(self, history: Sequence[Try]) -> Situation:
         steps = [e for e in self.ledger.of(self.kernel) if e.kept or e.starter]
@@ -192,30 +192,30 @@ class Loop:
             why = "; ".join(report.not_passed) or "the judge gives no reason"
             raise Refused(f"{self.kernel} was not timed, so nothing can be optimised here: {why}")
         binary = None
-        if report.on_gpu:
+        if report.compiles:
             with suppress(JudgeFailed):
-                binary = self.judge.binary(text).binary
-        found = self._experiment("starter", watch, judge_starter(report), [report])
-        self._record(dataclasses.replace(found, commit=found.parent, binary=binary))
+                binary = self.judge.binary(text)
+        found = self._experiment("starter", watch, judge_starter(report), [report], binary)
+        self._record(dataclasses.replace(found, commit=found.parent))
 
     def _try(
         self, edit: Edit, ahead: Ahead, proposer: Proposer, situation: Situation
     ) -> Experiment:
         watch, seed = Watch(), judge_seed(self.seed, self._next)
         self.display.trying(self._next, edit.description)
-        binary = ahead.of(edit.text) if self._compiles_ahead else None
-        foreseen = (
-            proposer.foresee(edit, situation) if binary and isinstance(proposer, Foresees) else None
-        )
-        if foreseen:
-            ahead.begin(foreseen.text)
-        twin = self._twin(binary)
-        if binary and twin:
-            judgement, reports = judge_duplicate(binary, twin.experiment), [binary]
+        binary = ahead.of(edit.text) if self._starter.compiles else None
+        orders = proposer if isinstance(proposer, Foresees) else None
+        if binary and orders and self._starter.on_gpu:
+            foreseen = orders.foresee(edit, situation)
+            if foreseen:
+                ahead.begin(foreseen.text)
+        past = self.ledger.of(self.kernel)
+        may_wait = orders is not None and orders.postpones(edit)
+        if binary and (known := judge_compiled(binary, past, may_wait)):
+            judgement, reports = known, [binary]
         else:
             judgement, reports = experiment(self.judge, edit.text, self._text(self._parent), seed)
-        found = self._experiment(edit.description, watch, judgement, reports)
-        found = dataclasses.replace(found, binary=binary.binary if binary else None)
+        found = self._experiment(edit.description, watch, judgement, reports, binary)
         commit = self.ledger.repository.commit(
             found.parent, self.kernel, edit.text, commit_message(found, self.ledger.tag)
         )
@@ -224,19 +224,16 @@ class Loop:
         return found
 
     @property
-    def _compiles_ahead(self) -> bool:
-        return Report.parse(self.ledger.of(self.kernel)[0].reports[0]).on_gpu
-
-    def _twin(self, binary: Report | None) -> Experiment | None:
-        """The first experiment that was right and did the same where it is timed. One that was
-        wrong may have been so elsewhere."""
-        if binary is None or binary.binary is None:
-            return None
-        right = (e for e in self.ledger.of(self.kernel) if e.verdict == "PASS")
-        return next((e for e in right if e.binary == binary.binary), None)
+    def _starter(self) -> Report:
+        return Report.parse(self.ledger.of(self.kernel)[0].reports[0])
 
     def _experiment(
-        self, description: str, watch: Watch, judgement: Judgement, reports: Sequence[Report]
+        self,
+        description: str,
+        watch: Watch,
+        judgement: Judgement,
+        reports: Sequence[Report],
+        binary: Report | None,
     ) -> Experiment:
         """The next line of the ledger, but for its commit, whose message tells of it."""
         return Experiment(
@@ -255,6 +252,9 @@ class Loop:
             started=watch.started,
             seconds=watch.seconds,
             reports=tuple(report.raw for report in reports),
+            binary=binary.binary if binary else None,
+            local_bytes=binary.local_bytes if binary else None,
+            put_off=judgement.put_off,
         )
 
     def _record(self, experiment: Experiment) -> None:

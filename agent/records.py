@@ -32,7 +32,9 @@ class Experiment:
     `commit` stands on `parent`, the incumbent it was compared with. The starter, the first
     experiment on its kernel, is compared with nothing: its decision and speedup are None, and
     its commit is the one it was found in. `reports` are the judge's own with all samples, the
-    screen's first. `binary` is a digest of what it does where it is timed, if that is known.
+    screen's first. `binary` is a digest of what it does where it is timed, and `local_bytes` what
+    its GPU kernels keep outside of registers, if that is known. One that is `put_off` was not
+    judged, because it spills, and may come again.
     """
 
     experiment: int
@@ -51,6 +53,8 @@ class Experiment:
     seconds: float
     reports: tuple[Mapping[str, Any], ...]
     binary: str | None = None
+    local_bytes: int | None = None
+    put_off: bool = False
 
     @property
     def kept(self) -> bool:

@@ -96,9 +96,27 @@ class Report:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it is of a Triton kernel on a GPU: it can be compiled beside what is timed."""
-        (kernel,) = self.raw["kernels"]
-        return (kernel.get("backend"), kernel.get("device")) == ("triton", "cuda")
+        """Whether compiling is in nobody's way: what is timed runs elsewhere."""
+        return bool(self.raw["kernels"][0].get("device") == "cuda")
+
+    @property
+    def compiles(self) -> bool:
+        """Whether compiling it alone tells what it does where it is timed."""
+        backend = self.raw["kernels"][0].get("backend")
+        return backend == "cpp" or (self.on_gpu and backend in ("triton", "cuda"))
+
+    @property
+    def unfit(self) -> bool:
+        """Whether compiling it alone has shown that the GPU would refuse it."""
+        items = self.raw["kernels"][0]["items"]
+        return any(i["stage"] == "binary" and i["verdict"] == "FAIL" for i in items)
+
+    @property
+    def local_bytes(self) -> int | None:
+        """The most that a thread of its GPU kernels keeps outside of registers; None where that is
+        not known."""
+        kernels = self.raw["kernels"][0].get("resources") or ()
+        return max((kernel["local_bytes"] for kernel in kernels), default=None)
 
     @property
     def not_passed(self) -> list[str]:
@@ -133,18 +151,14 @@ def _timing(raw: Mapping[str, Any]) -> Timing:
 @dataclass(frozen=True)
 class Judgement:
     """What the agent makes of the reports on one candidate. `speedup` is over the incumbent,
-    None where nothing was timed; `decision` is None for a starter, which competes with none."""
+    None where nothing was timed; `decision` is None for a starter, which competes with none.
+    `put_off` says that it was not judged yet."""
 
     verdict: Verdict
     decision: Decision | None
     reason: str | None
     speedup: Speedup | None
-
-
-def judge_duplicate(binary: Report, of: int) -> Judgement:
-    """Of a candidate that does what experiment `of` does, where it is timed: it is no faster."""
-    reason = f"duplicate of experiment {of}: the same binary in every timed case"
-    return Judgement(binary.verdict, "REVERT", reason, None)
+    put_off: bool = False
 
 
 def judge_starter(report: Report) -> Judgement:

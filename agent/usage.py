@@ -30,7 +30,10 @@ class Usage:
 
     def __str__(self) -> str:
         tokens = "tokens unknown" if self.tokens is None else f"{self.tokens:,} tokens"
-        return tokens if self.cost_usd is None else f"{tokens}, ${self.cost_usd:.4g}"
+        if self.cost_usd is None:
+            return tokens
+        few = 0 < self.cost_usd < 0.1
+        return f"{tokens}, ${self.cost_usd:.2g}" if few else f"{tokens}, ${self.cost_usd:,.2f}"
 
 
 NOTHING = Usage(0, 0, 0.0)

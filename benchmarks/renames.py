@@ -1,10 +1,11 @@
 """A night of experiments that change nothing but a name: none of them may be kept.
 
-    python benchmarks/renames.py kernels/cpp/softmax.py --name total --experiments 100
+    python benchmarks/renames.py kernels/cpp/softmax.py --name softmax_row --experiments 100
 
 The agent works on a copy of the kernel in a repository of its own, as on any other; what proposes
-is all that differs. Of a Triton kernel on a GPU the copies are recognised by what they compile to,
-and not judged: C++ and CUDA C++ show more.
+is all that differs. Copies that compile to the same are recognised and not judged, so the name has
+to be one that the binary holds: of a C++ function that is exported, as templates are; not of a
+variable, nor of anything in a Triton or a CUDA C++ kernel but of the kernel itself.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class Renames:
 
 def main(
     kernel: Path,
-    name: Annotated[str, typer.Option(help="a local variable of the kernel")] = "total",
+    name: Annotated[str, typer.Option(help="a function of the kernel's C++")] = "softmax_row",
     experiments: int = 100,
     budget: Annotated[float, typer.Option(help="seconds at most")] = 36000,
 ) -> None:
     if not re.search(rf"\b{name}\b", kernel.read_text()):
-        raise typer.BadParameter(f"{kernel} has no {name!r}: name one of its local variables")
+        raise typer.BadParameter(f"{kernel} has no {name!r}: name one of its functions")
     with tempfile.TemporaryDirectory() as folder:
         (copy := Path(folder, "kernels", kernel.name)).parent.mkdir()
         shutil.copy(kernel, copy)

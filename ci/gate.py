@@ -4,7 +4,9 @@
 
 Every kernel file that differs between two git revisions is judged as it is in HEAD, then timed
 against its own text in BASE: in pairs, on this device, in this job (decide.py has the rule). What
-decides is `pytest --autokernel`; this program finds the files, and tells what came of it.
+decides is `pytest --autokernel`; this program finds the files, and tells what came of it. Where
+code is the same as in BASE nothing is timed, nor where what is compiled of it is: that is the word
+of the kernel's own process, and asked for where all that Python runs there is BASE's.
 
 Exit code 0: nothing is wrong, nothing is shown to be slower. 1: a kernel is wrong or SLOWER.
 2: something could not be measured, which is no leave to merge.
@@ -16,9 +18,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -29,7 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kernel_changes import Change, changes, same_code, text
+from kernel_changes import Change, changes, checked_out, same_code, same_python, text
 
 SCHEMA = 1
 # -P and --noconftest: what a change brings along runs where kernels run, not in the judge.
@@ -102,38 +102,55 @@ class Gate:
             return Finding(change, "DELETED")
         before = text(self.base, change.base_path) if change.base_path else None
         now = (self.worktree / change.path).read_text(encoding="utf-8", errors="replace")
-        same = before is not None and same_code(before, now)
-        options = [*self.options, *(["-k", "not roofline"] if same else [])]
-        if before is not None and not same:
+        same, options = "", self.options
+        if before is not None:
             file = self.scratch / "base" / Path(change.path).name
             file.parent.mkdir(exist_ok=True)
             file.write_text(before, encoding="utf-8")
-            options += ["--autokernel-baseline", str(file)]
+            same = self._same(before, now, [change.path, str(file)])
+            more = ["-k", "not roofline"] if same else ["--autokernel-baseline", str(file)]
+            options = [*options, *more]
+        code, report = self._pytest([change.path], options)
+        if report is None:
+            return Finding(change, "NOT MEASURED", f"the judge itself failed: pytest exited {code}")
+        return finding(change, report, same)
+
+    def _same(self, before: str, now: str, paths: Sequence[str]) -> str:
+        """Of two files: what of them is the same, so that they need no timing; else nothing."""
+        if same_code(before, now):
+            return "code"
+        if not same_python(before, now):
+            return ""
+        asked = ["--autokernel-ask", "binary", "-k", "binary"]
+        _, report = self._pytest(paths, [*self.options, *asked])
+        found = {kernel.get("binary") for kernel in report["kernels"]} if report else {None}
+        return "binary in every timed case" if len(found) == 1 and None not in found else ""
+
+    def _pytest(
+        self, paths: Sequence[str], options: Sequence[str]
+    ) -> tuple[int, Mapping[str, Any] | None]:
+        """Its exit code, and its report where the judge came to an end."""
         report = self.scratch / "report.json"
         report.unlink(missing_ok=True)
-        code = self._pytest(change.path, report, options)
-        if code not in (0, 1) or not report.exists():
-            return Finding(change, "NOT MEASURED", f"the judge itself failed: pytest exited {code}")
-        return finding(change, json.loads(report.read_text()), same)
-
-    def _pytest(self, path: str, report: Path, options: Sequence[str]) -> int:
         command = [
             *PYTEST,
-            *("--autokernel", path, f"--rootdir={self.worktree}", "-q"),
+            *("--autokernel", *paths, f"--rootdir={self.worktree}", "-q"),
             *("-p", "no:cacheprovider", "-p", "no:randomly", "--autokernel-json", str(report)),
             *options,
         ]
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         try:
-            return subprocess.run(
+            code = subprocess.run(
                 command, cwd=self.worktree, env=env, timeout=LIMIT_S, check=False
             ).returncode
         except subprocess.TimeoutExpired:
-            return -1
+            return -1, None
+        done = code in (0, 1) and report.exists()
+        return code, json.loads(report.read_text()) if done else None
 
 
-def finding(change: Change, report: Mapping[str, Any], same: bool = False) -> Finding:
-    """What the judge's report on one kernel means for a merge; `same`: the code did not change."""
+def finding(change: Change, report: Mapping[str, Any], same: str = "") -> Finding:
+    """What the judge's report on one kernel means for a merge; `same` says what did not change."""
     kernel = next((k for k in report["kernels"] if k["path"] == change.path), None)
     environment = {**report["environment"], "seed": report["seed"]}
     if kernel is None:
@@ -157,7 +174,7 @@ def finding(change: Change, report: Mapping[str, Any], same: bool = False) -> Fi
         words = refused[0]["reason"] if refused else kernel["reason"] or "it was not timed"
         return Finding(change, "NOT MEASURED", str(words), timed, environment)
     if not compared:
-        words = "the same code as in the base" if same else "no base to be timed against"
+        words = f"the same {same} as in the base" if same else "no base to be timed against"
         return Finding(change, "RIGHT", words, (), environment)
     return Finding(change, whole["decision"], "", timed, environment)
 
@@ -198,21 +215,6 @@ def exit_code(findings: Sequence[Finding]) -> Exit:
     codes = {found.exit for found in findings}
     order = (Exit.FAILED, Exit.NOT_MEASURED)
     return next((code for code in order if code in codes), Exit.PASSED)
-
-
-@contextmanager
-def checked_out(repo: git.Repo, commit: git.Commit) -> Iterator[tuple[Path, Path]]:
-    """A work tree at a commit and an empty folder beside it; both are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="autokernel-gate-") as folder:
-        worktree, scratch = Path(folder, "head"), Path(folder, "scratch")
-        scratch.mkdir()
-        without_hooks = ("git", "-c", "core.hooksPath=/dev/null")
-        add = ("worktree", "add", "--detach", str(worktree), commit.hexsha)
-        repo.git.execute([*without_hooks, *add])
-        try:
-            yield worktree, scratch
-        finally:
-            repo.git.worktree("remove", "--force", str(worktree))
 
 
 def commit_of(repo: git.Repo, name: str) -> git.Commit:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -69,8 +72,24 @@ def text(commit: git.Commit, path: str) -> str:
     return content.decode("utf-8", errors="replace")
 
 
+@contextmanager
+def checked_out(repo: git.Repo, commit: git.Commit) -> Iterator[tuple[Path, Path]]:
+    """A work tree at a commit and an empty folder beside it; both are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="autokernel-gate-") as folder:
+        worktree, scratch = Path(folder, "head"), Path(folder, "scratch")
+        scratch.mkdir()
+        without_hooks = ("git", "-c", "core.hooksPath=/dev/null")
+        add = ("worktree", "add", "--detach", str(worktree), commit.hexsha)
+        repo.git.execute([*without_hooks, *add])
+        try:
+            yield worktree, scratch
+        finally:
+            repo.git.worktree("remove", "--force", str(worktree))
+
+
 def same_code(one: str, other: str) -> bool:
-    """Whether two texts differ in comments and blanks alone, those of C++ in strings too."""
+    """Whether two texts differ in comments and blanks alone, those of C++ in strings too: where
+    nothing can be compiled, this can be told all the same."""
     try:
         dumps = [ast.dump(_Bare().visit(ast.parse(text))) for text in (one, other)]
     except (SyntaxError, ValueError, RecursionError):
@@ -85,6 +104,32 @@ class _Bare(ast.NodeTransformer):
         if not isinstance(node.value, str) or "#include" not in node.value:
             return node
         return ast.Constant(_bare(node.value))
+
+
+def same_python(one: str, other: str) -> bool:
+    """Whether two texts differ in nothing that Python itself runs: in the bodies of Triton kernels,
+    or in sources that are strings, alone. Then the change has no code of its own in the process
+    that tells what the kernel compiles to, and none that could lie."""
+    try:
+        dumps = [ast.dump(_Wrapper().visit(ast.parse(text))) for text in (one, other)]
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return dumps[0] == dumps[1]
+
+
+class _Wrapper(ast.NodeTransformer):
+    """Takes out what is compiled."""
+
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        named = all(isinstance(target, ast.Name) for target in node.targets)
+        if named and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return ast.Assign(node.targets, ast.Constant(""))
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        if any(ast.unparse(by) == "triton.jit" for by in node.decorator_list):
+            node.body = []
+        return node
 
 
 def _bare(source: str) -> str:

@@ -7,7 +7,6 @@ needed here; a kernel passes `tensor.data_ptr()`.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import os
@@ -19,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from ctypes import CDLL
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +27,9 @@ COMPILERS = ("c++", "g++", "clang++")
 MESSAGE_LINES = 30
 # The lines of /proc/cpuinfo that -march=native depends on: x86's, then Arm's.
 CPU_LINES = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU ")
+
+# What this process had compiled, CUDA C++ too: the source, and the file that it became.
+built: list[tuple[str, Path]] = []
 
 
 class CompileError(Exception):
@@ -40,7 +43,7 @@ class CompileError(Exception):
 
 def compile_cpp(
     source: str, *, defines: Mapping[str, int | str] | None = None, flags: Sequence[str] = ()
-) -> ctypes.CDLL:
+) -> CDLL:
     """Compile C++17 `source` (functions declared `extern "C"`) and load it.
 
     `defines` become `-D` macros; `flags` follow the default ones, so that they win. What was
@@ -55,7 +58,8 @@ def compile_cpp(
     target = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
     if not target.exists():
         _build(command, source, target, *origin(source, sys._getframe(1)))
-    return ctypes.CDLL(str(target))
+    built.append((source, target))
+    return CDLL(str(target))
 
 
 def find_compiler() -> tuple[str, ...]:

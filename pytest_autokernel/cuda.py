@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_autokernel.compile import MESSAGE_LINES, CompileError, cache_folder, origin
+from pytest_autokernel.compile import MESSAGE_LINES, CompileError, built, cache_folder, origin
 from pytest_autokernel.cuda_driver import CudaKernel, TensorMap, tensor_map
 
 __all__ = ["CudaKernel", "CudaLibrary", "TensorMap", "compile_cuda", "tensor_map"]
@@ -47,6 +47,7 @@ def compile_cuda(
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as partial:
             partial.write(code)
         Path(partial.name).replace(target)
+    built.append((source, target))
     return CudaLibrary(target.read_bytes())
 
 

@@ -63,7 +63,8 @@ class Examination:
         self._settle(item, check.stage, outcome, time.monotonic() - start)
 
     def compile(self, item: pytest.Item) -> None:
-        """Find out what the kernel would do in its timed cases, without a GPU, as a test item."""
+        """Find out what the kernel would do in its timed cases, and what it takes, by compiling it
+        alone, as a test item; fails where the GPU would refuse it."""
         from pytest_autokernel import binaries
 
         kernel, start = self.subject.file, time.monotonic()
@@ -71,7 +72,10 @@ class Examination:
         cases = plan.timed_cases(self.op, self.target.name)
         gpu = self.judge_.hardware.gpu if self.subject.device == "cuda" else None
         target = binaries.target_of(gpu)
-        self.about["binary"] = binaries.binary(self.judge_, kernel, self.op, cases, target)
+        found = binaries.binary(self.judge_, kernel, self.op, cases, target)
+        self.about |= {"binary": found.digest, "resources": found.resources}
+        if found.unfit:
+            self._settle(item, "binary", found.unfit, time.monotonic() - start)
         self._record(item, "binary", "timed cases", "PASS", time.monotonic() - start)
 
     def sanitize(self, tool: Tool, item: pytest.Item) -> None:

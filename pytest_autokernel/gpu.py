@@ -32,7 +32,8 @@ class GpuSpecError(Exception):
 class Device:
     """A GPU as the driver describes it; `capability` is "9.0" for CUDA, "gfx942" for ROCm.
 
-    `l2_bytes` is what the driver says: on an MI300X that is one die's 4 MiB of 32.
+    `l2_bytes` is what the driver says: on an MI300X that is one die's 4 MiB of 32. `shared_bytes`
+    is what one block may have of shared memory when it asks for it; None where torch does not say.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Device:
     sms: int
     l2_bytes: int
     uuid: str = ""
+    shared_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -215,4 +217,5 @@ def describe_device() -> dict[str, Any] | None:
     capability = found.gcnArchName.split(":")[0] if torch.version.hip else cuda
     memory, sms = found.total_memory, found.multi_processor_count
     uuid = f"GPU-{found.uuid}"
-    return asdict(Device(found.name, capability, memory, sms, found.L2_cache_size, uuid))
+    shared = getattr(found, "shared_memory_per_block_optin", None)  # not on ROCm
+    return asdict(Device(found.name, capability, memory, sms, found.L2_cache_size, uuid, shared))

@@ -103,7 +103,7 @@ class Witness:
         self._compare(Answer.of(reply, out), 0, "the result of a traced call is wrong")
         if kernel.file is None:
             return
-        self.resources = _resources(reply.get("resources"))
+        self.resources = resources_of(reply.get("resources"))
         names = [str(name)[:300] for name in reply.get("launched", ())]
         allowed = self.judge.settings.allow
         foreign = policy.foreign_launches(names, kernel.file.text, self.op.library, allowed)
@@ -147,7 +147,7 @@ def _wall_us(kernel: Subject, count: int, empty: bool) -> float:
     return (time.perf_counter() - start) * 1e6
 
 
-def _resources(told: object) -> list[dict[str, Any]]:
+def resources_of(told: object) -> list[dict[str, Any]]:
     """What a worker says of its kernels, as far as it is of the right kind."""
     counts = ("registers", "local_bytes", "shared_bytes")
     return [

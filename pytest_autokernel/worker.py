@@ -72,7 +72,7 @@ class Worker:
             "burst": self.burst,
             "span": self.span,
             "launched": self.launched,
-            "digest": self.digest,
+            "compiled": self.compiled,
         }
         return handlers[message["do"]](message, fds)
 
@@ -233,11 +233,11 @@ class Worker:
         reply, out = self._timed_result(0)
         return {"launched": names, "resources": resources, **reply}, out
 
-    def digest(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """What the kernel would do on a GPU, which this process does not see."""
-        from pytest_autokernel.offline import digest
+    def compiled(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """What the kernel would do, on a GPU that this process does not see."""
+        from pytest_autokernel import offline
 
-        return {"digest": digest(self.kernel_fn, message["calls"], message["target"])}, ()
+        return offline.compiled(self.kernel_fn, message), ()
 
     def _timed_result(self, which: int) -> Reply:
         assert self.received is not None

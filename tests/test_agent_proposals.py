@@ -152,12 +152,14 @@ class TestWhatProposalsTake:
         assert r"by scripted (1,234 tokens, \$0.75)" in markdown
         assert "(7 tokens) FAIL" in markdown
         assert "by scripted (1,234 tokens, $0.75)" in html
-        assert "(7 tokens)" in html
+        assert ">7 tokens</span>" in html
 
     def test_what_is_not_known_is_not_nothing(self) -> None:
         assert total([Usage(1, 2, 0.5), Usage(1, 2)]) == Usage(2, 4, None)
         assert total([]) == NOTHING
         assert str(Usage(1000, 500, 0.25)) == "1,500 tokens, $0.25"
+        assert str(Usage(1000, 500, 1234.5678)) == "1,500 tokens, $1,234.57"
+        assert str(Usage(1000, 500, 0.00421)) == "1,500 tokens, $0.0042"
         assert str(Usage()) == "tokens unknown"
 
     def test_a_price_gives_the_cost_that_nobody_reported(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from pytest_autokernel import candidate, cuda, cuda_driver, witness
+from pytest_autokernel import candidate, cuda, cuda_driver, elf, witness
 from pytest_autokernel.compile import CompileError
 from tests.conftest import ROOT
 
@@ -150,6 +150,36 @@ def test_the_assembler_tells_registers_and_spills() -> None:
     assert re.search(r"Compiling entry function 'scale' for 'sm_90a'", said)
     assert re.search(r"0 bytes spill stores", said)
     assert re.search(r"Used \d+ registers", said)
+
+
+@compiles
+@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+def test_a_cubin_tells_what_the_assembler_does(capability: int) -> None:
+    code, said = cuda.build(TWO, f"sm_{capability}", {})
+    found = elf.resources(code, capability)
+    assert found.keys() == {"held", "shared"}
+    for name, own in found.items():
+        words = said[said.index(f"function '{name}'") :]
+        assert re.search(r"Used (\d+) registers", words)[1] == str(own["registers"])  # type: ignore[index]
+        assert re.search(r"(\d+) bytes stack frame", words)[1] == str(own["local_bytes"])  # type: ignore[index]
+    assert found["held"]["local_bytes"] >= 1200
+    assert (found["held"]["shared_bytes"], found["shared"]["shared_bytes"]) == (0, 256)
+
+
+TWO = """
+extern "C" __global__ void held(float* x, int n) {
+    float row[300], sum = 0;
+    for (int i = 0; i < 300; i++) row[i] = x[i * n];
+    for (int i = 0; i < n; i++) sum += row[i * 7 % 300];
+    x[0] = sum;
+}
+extern "C" __global__ void shared(float* x) {
+    __shared__ float row[64];
+    row[threadIdx.x] = x[0];
+    __syncthreads();
+    x[threadIdx.x] = row[63 - threadIdx.x];
+}
+"""
 
 
 def test_no_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,5 +326,5 @@ def test_a_shipped_kernel_compiles_without_spills(
 def test_of_what_a_worker_says_of_its_kernels_the_well_formed_is_reported() -> None:
     right = {"kernel": "scale", "registers": 16, "local_bytes": 0, "shared_bytes": 1024}
     wrong = [{**right, "registers": "few"}, {"kernel": "scale"}, 5]
-    assert witness._resources([right, *wrong, {**right, "more": 1}]) == [right, right]
-    assert witness._resources(None) == []
+    assert witness.resources_of([right, *wrong, {**right, "more": 1}]) == [right, right]
+    assert witness.resources_of(None) == []

@@ -14,7 +14,7 @@ import pytest
 
 import gate
 from gate import Exit, Finding
-from kernel_changes import Change, changes, same_code
+from kernel_changes import Change, changes, same_code, same_python
 from tests.conftest import ROOT
 
 SOFTMAX = (ROOT / "kernels" / "cpp" / "softmax.py").read_text()
@@ -116,6 +116,25 @@ def test_comments_of_cpp_make_no_other_code(cpp: str, same: bool) -> None:
     assert same_code(f"SOURCE = {base!r}\n", f"SOURCE = {cpp!r}\n") is same
 
 
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (
+            "SOURCE = 'c++'\n\n\n@triton.jit\ndef f(x, B):\n    y = x; return y\n\n\na = f[1]\n",
+            True,
+        ),
+        ("SOURCE = ''\n\n\n@triton.jit\ndef f(x, B):\n    return x\n\n\na = f[2]\n", False),
+        ("SOURCE = ''\n\n\n@triton.jit\ndef f(x, B=2):\n    return x\n\n\na = f[1]\n", False),
+        ("SOURCE = ''\n\n\n@lie\n@triton.jit\ndef f(x, B):\n    return x\n\n\na = f[1]\n", False),
+        ("SOURCE = lie()\n\n\n@triton.jit\ndef f(x, B):\n    return x\n\n\na = f[1]\n", False),
+        ("a = (\n", False),
+    ],
+)
+def test_python_is_the_same_where_what_is_compiled_alone_differs(other: str, same: bool) -> None:
+    base = "SOURCE = ''\n\n\n@triton.jit\ndef f(x, B):\n    return x\n\n\na = f[1]\n"
+    assert same_python(base, other) is same
+
+
 def a_report(
     decision: str | None = "SAME", roofline: str = "PASS", smoke: str = "PASS"
 ) -> dict[str, Any]:
@@ -151,26 +170,26 @@ ADDED = Change("kernels/a.py", "added")
 @pytest.mark.parametrize(
     ("change", "report", "same", "outcome", "code"),
     [
-        (CHANGED, a_report("SAME"), False, "SAME", 0),
-        (CHANGED, a_report("FASTER"), False, "FASTER", 0),
-        (CHANGED, a_report("UNDECIDED"), False, "UNDECIDED", 0),
-        (CHANGED, a_report("SLOWER", roofline="FAIL"), False, "SLOWER", 1),
-        (CHANGED, a_report("SAME", roofline="FAIL"), False, "NOT MEASURED", 2),
-        (CHANGED, a_report(None, roofline="SKIP"), False, "NOT MEASURED", 2),
-        (CHANGED, a_report(None), False, "NOT MEASURED", 2),
-        (CHANGED, a_report("KEEP"), False, "NOT MEASURED", 2),
-        (CHANGED, a_report("SAME", smoke="FAIL"), False, "WRONG", 1),
-        (CHANGED, a_report("SLOWER", smoke="CRASH"), False, "WRONG", 1),
-        (CHANGED, a_report(None), True, "RIGHT", 0),
-        (CHANGED, a_report(None, smoke="FAIL"), True, "WRONG", 1),
-        (ADDED, a_report(None), False, "RIGHT", 0),
-        (ADDED, a_report(None, roofline="SKIP"), False, "RIGHT", 0),
-        (ADDED, a_report(None, roofline="FAIL"), False, "NOT MEASURED", 2),
-        (Change("kernels/b.py", "added"), a_report(), False, "NOT MEASURED", 2),
+        (CHANGED, a_report("SAME"), "", "SAME", 0),
+        (CHANGED, a_report("FASTER"), "", "FASTER", 0),
+        (CHANGED, a_report("UNDECIDED"), "", "UNDECIDED", 0),
+        (CHANGED, a_report("SLOWER", roofline="FAIL"), "", "SLOWER", 1),
+        (CHANGED, a_report("SAME", roofline="FAIL"), "", "NOT MEASURED", 2),
+        (CHANGED, a_report(None, roofline="SKIP"), "", "NOT MEASURED", 2),
+        (CHANGED, a_report(None), "", "NOT MEASURED", 2),
+        (CHANGED, a_report("KEEP"), "", "NOT MEASURED", 2),
+        (CHANGED, a_report("SAME", smoke="FAIL"), "", "WRONG", 1),
+        (CHANGED, a_report("SLOWER", smoke="CRASH"), "", "WRONG", 1),
+        (CHANGED, a_report(None), "code", "RIGHT", 0),
+        (CHANGED, a_report(None, smoke="FAIL"), "code", "WRONG", 1),
+        (ADDED, a_report(None), "", "RIGHT", 0),
+        (ADDED, a_report(None, roofline="SKIP"), "", "RIGHT", 0),
+        (ADDED, a_report(None, roofline="FAIL"), "", "NOT MEASURED", 2),
+        (Change("kernels/b.py", "added"), a_report(), "", "NOT MEASURED", 2),
     ],
 )
 def test_what_a_report_means_for_a_merge(
-    change: Change, report: Mapping[str, Any], same: bool, outcome: str, code: int
+    change: Change, report: Mapping[str, Any], same: str, outcome: str, code: int
 ) -> None:
     found = gate.finding(change, report, same)
     assert (found.outcome, found.exit) == (outcome, code)
@@ -207,9 +226,8 @@ def run_gate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_slower_kernel_blocks_and_a_refactoring_passes(commit: Commit, tmp_path: Path) -> None:
     loop = "softmax_row(x + r * cols, y + r * cols, cols, row);"
     assert loop in SOFTMAX
-    assert "denominator" not in SOFTMAX
     base = commit({"kernels/softmax.py": SOFTMAX})
-    tidy = commit({"kernels/softmax.py": SOFTMAX.replace("total", "denominator")})
+    tidy = commit({"kernels/softmax.py": SOFTMAX.replace("softmax_row", "row_of_softmax")})
     twice = SOFTMAX.replace(loop, f"for (int n = 0; n < 2; n++) {loop}")
     slow = commit({"kernels/softmax.py": twice})
     done = run_gate(tmp_path, base.hexsha, tidy.hexsha)
@@ -226,6 +244,18 @@ def test_a_slower_kernel_blocks_and_a_refactoring_passes(commit: Commit, tmp_pat
     assert (tmp_path / "gate.md").read_text().count("### Kernels") == 2
     worktrees = git.Repo(tmp_path).git.worktree("list").splitlines()
     assert len(worktrees) == 1
+
+
+def test_a_kernel_that_compiles_to_the_same_is_judged_and_not_timed(
+    commit: Commit, tmp_path: Path
+) -> None:
+    base = commit({"kernels/softmax.py": SOFTMAX})
+    head = commit({"kernels/softmax.py": SOFTMAX.replace("total", "denominator")})
+    done = run_gate(tmp_path, base.hexsha, head.hexsha)
+    assert done.returncode == 0, done.stdout
+    (kernel,) = json.loads((tmp_path / "gate.json").read_text())["kernels"]
+    assert (kernel["outcome"], kernel["timings"]) == ("RIGHT", [])
+    assert kernel["reason"] == "the same binary in every timed case as in the base"
 
 
 @pytest.mark.parametrize(

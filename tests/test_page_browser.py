@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from autokernel_agent import page as report
+from autokernel_agent.records import Proposal
 from autokernel_agent.stop import experiments
+from autokernel_agent.usage import Usage
 
 from .agent_nights import HOSTILE, NIGHT, made_up
 from .agent_repository import PATH, loop, opened, user_repository
@@ -78,6 +80,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a made-up night; beside it `both.html`, of a run on two kernels."""
     folder = tmp_path_factory.mktemp("page")
     with opened(made_up(folder / "repo"), "night") as ledger:
+        for e in ledger.experiments[1:]:
+            took = Usage(183_421, 4_310 + e.experiment, 0.42)
+            ledger.append(Proposal(e.experiment, PATH, e.proposer, None, took, e.started, 88.0))
         (folder / "night.html").write_text(report.html(report.of(ledger)))
     with opened(user_repository(folder / "two"), "both") as ledger:
         for kernel in (PATH, "kernels/reduce.py"):

@@ -20,7 +20,7 @@ MEANING = {
     "starter": "what all began with",
     "KEEP": "right, and confirmed to be faster",
     "REVERT": "not faster by enough, or not worth a whole judgement",
-    "UNDECIDED": "too noisy to tell",
+    "UNDECIDED": "too noisy to tell, or not measured yet",
     "FAIL": "wrong",
     "CRASH": "crashed",
     "TIMEOUT": "did not end in time",

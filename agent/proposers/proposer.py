@@ -12,7 +12,7 @@ from ..usage import Usage
 @dataclass(frozen=True)
 class Try:
     """An edit that was judged. `speedup` is over the incumbent of that moment, None where
-    nothing was timed; a wrong kernel may have one."""
+    nothing was timed; a wrong kernel may have one. `put_off` says that it was not judged."""
 
     text: str
     description: str
@@ -20,6 +20,7 @@ class Try:
     decision: Decision | None
     reason: str | None
     speedup: Speedup | None
+    put_off: bool = False
 
     @property
     def kept(self) -> bool:
@@ -78,7 +79,10 @@ class Proposer(Protocol):
 
 @runtime_checkable
 class Foresees(Protocol):
-    """A proposer that can say for nothing what it would propose next."""
+    """A proposer with an order of its own: it can say for nothing what it would propose next."""
+
+    def postpones(self, edit: Edit) -> bool:
+        """Whether it asks for this edit again, last of all, when it is told that it is put off."""
 
     def foresee(self, edit: Edit, situation: Situation) -> Edit | None:
         """Its next edit, should this one turn out to be slower."""

@@ -42,18 +42,26 @@ class Walk:
     text: str
     space: Space
     engine: Engine
+    last: tuple[Point, ...] = ()  # what was put off
 
     def copy(self) -> Walk:
         return replace(self, engine=self.engine.copy())
 
     def ask(self) -> Edit | None:
         point = self.engine.ask()
+        if point is None and self.last:
+            point = self.last[0]
         if point is None:
             return None
         old, new = literal(self.text, "CONFIG"), self.space.values(point)
         changes = _changes(old, new)
         words = ", ".join(f"{name} {old[name]} -> {value}" for name, value in changes.items())
         return Edit(rewrite(self.text, "CONFIG", changes), words)
+
+    def tell(self, point: Point, tried: Try) -> None:
+        self.engine.tell(point, tried.kept, _speedup(tried))
+        others = tuple(other for other in self.last if other != point)
+        self.last = (*others, point) if tried.put_off else others
 
     def point_of(self, text: str) -> Point | None:
         """The point of the space that a text is, None if it differs in more than that."""
@@ -91,7 +99,7 @@ class Trial:
 
     def tell(self, point: Point, tried: Try) -> None:
         if self.tried:
-            self.walk.engine.tell(point, tried.kept, _speedup(tried))
+            self.walk.tell(point, tried)
         self.tried += 1
         if tried.verdict != "PASS" and self.tried == 1:
             self.tried = MOST  # wrong as it starts: no value mends that
@@ -118,13 +126,17 @@ class Tuner:
         go on from if it was kept, and says nothing of the space if not."""
         point = self._walk.point_of(tried.text)
         if point is not None:
-            self._walk.engine.tell(point, tried.kept, _speedup(tried))
+            self._walk.tell(point, tried)
             self._lull += 1
         elif self._trial and (opened := self._trial.walk.point_of(tried.text)) is not None:
             self._trial.tell(opened, tried)
         if tried.kept:
             self._keep(tried.text, same_space=point is not None)
         self._choose()
+
+    def postpones(self, edit: Edit) -> bool:
+        point = None if self._trial else self._walk.point_of(edit.text)
+        return point is not None and point not in self._walk.last
 
     def foresee(self, edit: Edit, situation: Situation) -> Edit | None:
         then = copy.copy(self)
