@@ -152,8 +152,12 @@ def test_a_kernel_with_all_rewrites_at_once_is_right(
     quick: Judge, tmp_path: Path, file: str
 ) -> None:
     text, _ = all_at_once(file)
-    path = tmp_path / "kernel.py"
-    path.write_text(small(text, text_of(file)))
+    assert_right(quick, tmp_path, small(text, text_of(file)))
+
+
+def assert_right(quick: Judge, folder: Path, text: str) -> None:
+    path = folder / "kernel.py"
+    path.write_text(text)
     kernel = candidate.read(path)
     subject, op = WorkerSubject(quick, kernel), quick.op(kernel.op)
     target = plan.target(subject.target, "quick")
@@ -179,6 +183,37 @@ def test_what_is_made_of_the_starters_compiles_for_a_gpu(tmp_path: Path) -> None
         "matmul": ["product", "product", "join_parts"],
     }
     assert all(bytes_ <= 232448 for kernels in launched.values() for _, bytes_ in kernels)
+
+
+class TestPersistentProduct:
+    """The starter, with its tiles in a grid of one axis."""
+
+    ONE_AXIS = (
+        text_of("tests/starters/matmul.py")
+        .replace("= tl.program_id(0)", "= tl.program_id(0) % tl.cdiv(N, BN)")
+        .replace("= tl.program_id(1)", "= tl.program_id(0) // tl.cdiv(N, BN)")
+        .replace('(triton.cdiv(N, config["n"]), triton', '(triton.cdiv(N, config["n"]) * triton')
+        .replace('config["m"]))', 'config["m"]),)')
+    )
+
+    @pytest.mark.parametrize("flatten", [0, 1])
+    def test_it_is_right_and_compiles_with_its_loops_as_one_or_two(
+        self, quick: Judge, tmp_path: Path, flatten: int
+    ) -> None:
+        text = rewritten("persistent grid", self.ONE_AXIS)
+        assert text is not None
+        assert "tl.num_programs(0), flatten=FLATTEN)" in text
+        text = literals.rewrite(text, "CONFIG", {"flatten": flatten})
+        assert_right(quick, tmp_path, text)
+        (tmp_path / "matmul.py").write_text(text)
+        program = [sys.executable, "-m", "tests.offline_compiler", str(tmp_path / "matmul.py")]
+        launched = json.loads(subprocess.check_output(program, cwd=ROOT))
+        assert [name for name, _ in launched["matmul"]] == ["product", "product"]
+
+    def test_rows_have_no_loop_to_flatten(self) -> None:
+        text = rewritten("persistent grid", text_of("tests/starters/softmax.py"))
+        assert text is not None
+        assert "flatten" not in literals.literal(text, "SPACE")
 
 
 class TestPreconditions:

@@ -66,6 +66,22 @@ def test_rows_of_an_odd_length_are_read_by_16_bytes(op: str, dtype: str, sm: int
     assert len(re.findall(r"ld\.global\S*\.v4\.b32", ptx)) == passes * LANES // (32 * WARPS)
 
 
+@pytest.mark.parametrize("leave", [True, False])
+def test_cross_entropy_reads_the_logits_past_what_is_in_the_caches_if_told(leave: bool) -> None:
+    _, kinds, _ = ODD_ROWS["cross_entropy"]
+    types = {arg: "*bf16" if kind == "*" else kind for arg, kind in kinds.items()}
+    ptx = code("cross_entropy", "cross_entropy", types, {"LEAVE": leave, "LANES": LANES}, WARPS, 90)
+    assert ("ld.global.L1::evict_first" in ptx) == leave
+
+
+def test_cross_entropy_reads_the_target_when_the_row_is_read() -> None:
+    """Loads are issued in order: behind a load that waits for another one all would wait."""
+    _, kinds, _ = ODD_ROWS["cross_entropy"]
+    types = {arg: "*bf16" if kind == "*" else kind for arg, kind in kinds.items()}
+    ptx = code("cross_entropy", "cross_entropy", types, {"LEAVE": True, "LANES": LANES}, WARPS, 90)
+    assert ptx.rindex("ld.global.L1::evict_first") < ptx.index("ld.global.b64")
+
+
 def test_softmax_keeps_a_long_row_in_the_caches_until_it_is_read_again() -> None:
     constants = {"ALIKE": True, "LANES": LANES}
     ptx = code(
@@ -98,6 +114,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, i
     def launches_of(op: str, *inputs: Any, **config: int) -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
         function = candidate.load(KERNELS / f"{op}.py")
+        assert config.keys() <= function.__globals__["CONFIG"].keys()
         function.__globals__["CONFIG"].update(config)
         for name, value in list(function.__globals__.items()):
             if isinstance(value, triton.runtime.JITFunction):
@@ -135,6 +152,25 @@ def test_softmax_holds_a_row_whole_where_it_can_be_read_by_vectors(
     x = torch.empty(3 * cols + shift)[shift:].view(3, cols)
     ((name, warps),) = launches("softmax", x, **config)
     assert name + "_odd" * (warps == config["warps_odd"]) == kernel
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "shift", "kernel"),
+    [
+        (8, 1024, 0, "sum_rows"),
+        (8, 1024, 1, "sum_parts"),
+        (8, 1023, 0, "sum_parts"),
+        (7, 1024, 0, "sum_parts"),
+        (7, 128, 1, "sum_rows"),
+        (8, 1040, 0, "sum_parts"),
+    ],
+)
+def test_reduce_holds_a_row_whole_where_rows_are_many_and_read_by_vectors(
+    launches: Any, rows: int, cols: int, shift: int, kernel: str
+) -> None:
+    config = {"resident": 1024, "resident_short": 128, "programs": 8}
+    x = torch.empty(rows * cols + shift)[shift:].view(rows, cols)
+    assert [name for name, _ in launches("reduce", x, **config)] == [kernel]
 
 
 def test_cross_entropy_gives_few_rows_their_own_warps(launches: Any) -> None:

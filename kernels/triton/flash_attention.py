@@ -18,7 +18,8 @@ SUPPORTS = {"gqa", "cross", "head_dim"}
 
 
 class Tiling(NamedTuple):
-    """`m`: queries per program; `n`: keys per step, of which `stages` are under way."""
+    """`m`: queries per program; `n`: keys per step, of which `stages` are under way. With 1 a
+    program waits for its keys while others work, of which more fit into shared memory."""
 
     m: int
     n: int
@@ -28,14 +29,16 @@ class Tiling(NamedTuple):
 
 # By head size (up to 64, 128, 256), by TMA; and by pointers, where heads above 128 get half.
 CONFIG = {
-    "64": (64, 128, 4, 3),
-    "128": (64, 64, 4, 3),
+    "64": (64, 128, 4, 2),
+    "128": (64, 128, 4, 1),
     "256": (128, 64, 8, 2),
     "plain": (64, 64, 4, 2),
 }
 SPACE = {
     "64": [
         (64, 64, 4, 2),
+        (64, 128, 4, 1),
+        (64, 128, 4, 2),
         (64, 128, 4, 3),
         (128, 64, 4, 2),
         (128, 64, 4, 3),
@@ -44,8 +47,10 @@ SPACE = {
         (128, 128, 8, 3),
     ],
     "128": [
+        (64, 64, 4, 1),
         (64, 64, 4, 2),
         (64, 64, 4, 3),
+        (64, 128, 4, 1),
         (64, 128, 4, 2),
         (128, 32, 4, 3),
         (128, 64, 4, 2),

@@ -36,7 +36,7 @@ class Tiling(NamedTuple):
 # The tilings of `product_tma`, the largest first: the first that fills the device is taken.
 # `few` is for at most 64 rows, where the time goes into loading B. `plain` is `product`'s.
 CONFIG = {
-    "large": (128, 256, 64, 8, 8, 3, True, 1),
+    "large": (128, 256, 64, 8, 8, 4, True, 1),
     "medium": (128, 128, 64, 8, 4, 3, False, 0),
     "small": (64, 64, 64, 8, 4, 4, False, 0),
     "few": (64, 32, 128, 1, 4, 6, False, 0),
@@ -152,7 +152,9 @@ def product_tma(
     """One product; `a`, `b`, `c` are descriptors, of transposes where so said. A program that has
     one tile is not a loop of one: there, C leaves through the memory that A and B came through."""
     if RESIDENT:
-        for tile in tl.range(tl.program_id(0), tl.cdiv(M, BM) * tl.cdiv(N, BN), tl.num_programs(0)):
+        tiles = tl.cdiv(M, BM) * tl.cdiv(N, BN)
+        # Flattened: the next tile's first loads are under way while this one's product leaves.
+        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
             tile_tma(a, b, c, tile, M, N, K, A_T, B_T, BM, BN, BK, GROUP, HALVES, WIDEN)
     else:
         tile = tl.program_id(0)

@@ -13,22 +13,28 @@ import triton.language as tl
 KERNEL_TYPE = "reduce"
 SUPPORTS = {"dim", "nd"}
 
-# resident: longest row held whole; tile: elements per program at least, by taking several rows;
-# per_thread: elements of them. block: elements per step of a longer row, by so many warps, and
-# split among programs where these would be fewer; columns: of such a block of columns.
+# resident: longest row held whole, or resident_short where rows are fewer than programs, or do not
+# begin at whole 16 bytes; tile: elements per program at least, by taking several rows; per_thread:
+# elements of them, in up to 32 warps. part: elements per step of a longer row, by so many
+# warps_part; it is split so that there are so many programs. block: elements per step down so many
+# columns, by so many warps.
 CONFIG = {
-    "resident": 4096, "tile": 4096, "per_thread": 32,
-    "block": 8192, "warps": 8, "programs": 512, "columns": 128,
+    "resident": 32768, "resident_short": 4096, "tile": 4096, "per_thread": 16,
+    "part": 4096, "warps_part": 8, "programs": 512,
+    "block": 8192, "columns": 128, "warps": 8,
 }  # fmt: skip
 SPACE = {
-    "resident": [2048, 4096, 8192, 16384, 32768],
-    "tile": [1, 1024, 2048, 4096, 8192],
-    "per_thread": [8, 16, 32, 64],
-    "block": [1024, 2048, 4096, 8192, 16384, 32768],
-    "warps": [4, 8, 16, 32],
-    "programs": [128, 256, 512, 1024, 2048],
-    "columns": [32, 64, 128, 256],
-    "rules": ["tile <= resident", "resident <= 1024 * per_thread", "block <= 2048 * warps"],
+    "resident": [8192, 16384, 32768],
+    "resident_short": [2048, 4096],
+    "tile": [1024, 4096, 8192],
+    "per_thread": [8, 16, 32],
+    "part": [2048, 4096, 8192],
+    "warps_part": [4, 8, 16],
+    "programs": [256, 512, 1024, 2048],
+    "block": [4096, 8192, 16384],
+    "columns": [64, 128, 256],
+    "warps": [4, 8, 16],
+    "rules": ["part <= 2048 * warps_part", "block <= 2048 * warps"],
 }
 
 
@@ -98,13 +104,15 @@ def add_columns(x: torch.Tensor, y: torch.Tensor, outer: int, n: int, inner: int
 
 def add_rows(x: torch.Tensor, y: torch.Tensor, rows: int, cols: int) -> torch.Tensor:
     """`y [rows]`, the sum over `x [rows, cols]`, contiguous."""
-    if cols > CONFIG["resident"]:
-        block = CONFIG["block"]
-        parts = max(min(CONFIG["programs"] // rows, cols // block), 1)
-        part = -(-cols // (parts * block)) * block
+    odd = (x.data_ptr() | cols) % 16 != 0  # Triton holds rows to be aligned where 16 divides both
+    few = rows < CONFIG["programs"]
+    if cols > CONFIG["resident_short" if odd or few else "resident"]:
+        step = CONFIG["part"]
+        parts = max(min(CONFIG["programs"] // rows, cols // step), 1)
+        part = -(-cols // (parts * step)) * step
         parts = -(-cols // part)
         sums = y if parts == 1 else x.new_empty((rows, parts), dtype=torch.float32)
-        sum_parts[rows, parts](x, sums, cols, part, block, num_warps=CONFIG["warps"])
+        sum_parts[rows, parts](x, sums, cols, part, step, num_warps=CONFIG["warps_part"])
         return y if parts == 1 else add_rows(sums, y, rows, parts)
     block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)

@@ -2,8 +2,10 @@
 
 The kernel's body becomes a function of a program's number; the kernel calls it in a loop in steps
 of `tl.num_programs`. Pays where programs are short and many, and where the last of several waves
-leaves multiprocessors idle; costs where the hardware's own scheduler balances better. Source:
-Triton's tutorial 09, persistent matmul; for rows Helion's persistent softmax.
+leaves multiprocessors idle; costs where the hardware's own scheduler balances better. The loop of
+a product over its tiles may be flattened with the one over K: the next tile's first loads are then
+under way while a tile leaves (matmul of 4096^3 on an H200: 180 instead of 183 us). Source: Triton's
+tutorial 09, persistent matmul; for rows Helion's persistent softmax.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from .syntax import calls
 
 ROWS = Choice("per_sm", 8, [1, 2, 4, 8, 16, 32], "programs per multiprocessor, each in a loop")
 TILES = Choice("per_sm", 1, [1, 2, 3, 4, 6, 8], "programs per multiprocessor, each in a loop")
+FLATTEN = Choice("flatten", 1, [0, 1], "the loop over tiles is one with the loop over K")
 HELPER = '''\
 def resident_programs(programs: int, device: torch.device) -> int:
     """How many programs share the work of so many; where there is no GPU to ask, a few do."""
@@ -27,14 +30,16 @@ def resident_programs(programs: int, device: torch.device) -> int:
 def rewrite(source: Source) -> bool:
     """Kernels that know their program by `tl.program_id(0)` alone, in a grid of one axis."""
     found = [(kernel, launch) for kernel in source.kernels if (launch := _launch(source, kernel))]
-    if not found or any(map(source.has, ("per_sm", "programs", "program", "resident_programs"))):
+    taken = ("per_sm", "programs", "program", "resident_programs", "flatten", "FLATTEN")
+    if not found or any(map(source.has, taken)):
         return False
-    dots = False
+    dots = any(any(calls(kernel, "tl.dot")) for kernel, _ in found)
     for kernel, launch in found:
-        _loop(source, kernel, launch)
-        dots |= any(calls(kernel, "tl.dot"))
+        _loop(source, kernel, launch, ", flatten=FLATTEN" if dots else "")
     source.before(found[0][1].host, [*HELPER.splitlines(), "", ""])
-    source.open([TILES if dots else ROWS])
+    source.open([TILES, FLATTEN] if dots else [ROWS])
+    if dots:
+        source.define(['FLATTEN = tl.constexpr(bool(CONFIG["flatten"]))'])
     return True
 
 
@@ -64,7 +69,7 @@ def _is_name(values: list[ast.expr]) -> bool:
     return bool(values) and isinstance(values[0], ast.Name)
 
 
-def _loop(source: Source, kernel: ast.FunctionDef, launch: Launch) -> None:
+def _loop(source: Source, kernel: ast.FunctionDef, launch: Launch, option: str) -> None:
     names = [parameter.arg for parameter in kernel.args.args]
     one = f"{kernel.name}_one"
     decorators = [f"@{source.of(decorator)}" for decorator in kernel.decorator_list]
@@ -81,7 +86,7 @@ def _loop(source: Source, kernel: ast.FunctionDef, launch: Launch) -> None:
         [
             *("", "", *decorators),
             *(f"def {kernel.name}(", *(f"    {line}" for line in parameters), "):"),
-            "    for program in tl.range(tl.program_id(0), programs, tl.num_programs(0)):",
+            f"    for program in tl.range(tl.program_id(0), programs, tl.num_programs(0){option}):",
             *(f"        {one}(", *(f"            {line}" for line in passed), "        )"),
         ],
     )
