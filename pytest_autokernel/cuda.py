@@ -19,9 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from pytest_autokernel.compile import MESSAGE_LINES, CompileError, built, cache_folder, origin
-from pytest_autokernel.cuda_driver import CudaKernel, TensorMap, tensor_map
+from pytest_autokernel.cuda_driver import CudaKernel, Launch, TensorMap, tensor_map, tensor_maps
 
-__all__ = ["CudaKernel", "CudaLibrary", "TensorMap", "compile_cuda", "tensor_map"]
+__all__ = [
+    "CudaKernel",
+    "CudaLibrary",
+    "Launch",
+    "TensorMap",
+    "compile_cuda",
+    "tensor_map",
+    "tensor_maps",
+]
 
 
 def compile_cuda(

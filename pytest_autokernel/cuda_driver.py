@@ -12,6 +12,7 @@ import ctypes
 import functools
 import struct
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -46,21 +47,11 @@ class CudaKernel:
     """A kernel, called to launch it on torch's current stream."""
 
     def __init__(self, name: str, kernel: Any) -> None:
-        import torch
-
         self.name = name
-        self._torch: Any = torch._C
-        self._driver = _driver()
+        self.count: int = kernel.num_arguments
+        self.handle = int(kernel.handle)
         self._kernel = kernel  # keeps the code loaded
-        self._handle = int(kernel.handle)
-        count = kernel.num_arguments
-        self._values = (ctypes.c_uint64 * count)()
-        start = ctypes.addressof(self._values)
-        self._pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
-        self._config = LaunchConfig()
-        self._size: tuple[Dim3, Dim3, int] | None = None  # what it says: seldom another one
         self._most_shared: dict[int, int] = {}  # by device
-        self._lock = threading.Lock()  # a launch is not to find another thread's values
 
     def __call__(self, grid: Dim3, block: Dim3, *arguments: Any, shared: int = 0) -> None:
         """Launch `grid` blocks of `block` threads with `shared` bytes of dynamic shared memory.
@@ -69,42 +60,18 @@ class CudaKernel:
         float to a `float`, a `tensor_map` to a `const __grid_constant__ CUtensorMap`. Raises
         TypeError for a wrong number of arguments, RuntimeError for what the driver refuses.
         """
-        values, config = self._values, self._config
-        if len(arguments) != len(values):
-            raise TypeError(f"{self.name} takes {len(values)} arguments, got {len(arguments)}")
-        # As Triton's launcher asks for it: the public way makes objects, which takes microseconds.
-        device = self._torch._cuda_getDevice()
-        with self._lock:
-            for i, argument in enumerate(arguments):
-                kind = type(argument)
-                if kind is int:
-                    values[i] = argument
-                elif kind is float:
-                    struct.pack_into("f", values, 8 * i, argument)
-                elif kind is TensorMap:
-                    self._pointers[i] = argument.address
-                else:
-                    values[i] = argument.data_ptr()
-            if (grid, block, shared) != self._size:
-                self._resize(grid, block, shared)
-            if shared > self._most_shared.get(device, PLAIN_SHARED):
-                _call("cuKernelSetAttribute", MAX_DYNAMIC_SHARED, shared, self._handle, device)
-                self._most_shared[device] = shared
-            config.stream = self._torch._cuda_getCurrentRawStream(device)
-            if result := self._driver.cuLaunchKernelEx(config, self._handle, self._pointers, None):
-                raise RuntimeError(
-                    f"launching {self.name} failed: {_error_name(result)}: "
-                    f"grid={grid}, block={block}, shared={shared}"
-                )
-        launched[self] = shared
+        _of_size(self, grid, block, shared)(*arguments)
 
-    def _resize(self, grid: Dim3, block: Dim3, shared: int) -> None:
-        for of, size in (("grid", grid), ("block", block)):
-            x, y, z, *_ = (size, 1, 1) if isinstance(size, int) else (*size, 1, 1)
-            for axis, length in zip("xyz", (x, y, z), strict=True):
-                setattr(self._config, f"{of}_{axis}", length)
-        self._config.shared = shared
-        self._size = grid, block, shared
+    def prepared(self, grid: Dim3, block: Dim3, *last: Any, shared: int = 0) -> Launch:
+        """The same launch with its `last` arguments set, to be kept and called with the others:
+        what is set takes no time of a call. Raises as a call does."""
+        return Launch(self, (grid, block, shared), last)
+
+    def allow(self, shared: int, device: int) -> None:
+        """Let launches on the device have so much dynamic shared memory. Raises RuntimeError."""
+        if shared > self._most_shared.get(device, PLAIN_SHARED):
+            _call("cuKernelSetAttribute", MAX_DYNAMIC_SHARED, shared, self.handle, device)
+            self._most_shared[device] = shared
 
     def resources(self, shared: int) -> dict[str, Any]:
         """Its name, registers and bytes of local memory (spills, and arrays that are not in
@@ -114,13 +81,88 @@ class CudaKernel:
         found: dict[str, Any] = {"kernel": self.name}
         value, device = ctypes.c_int(), torch.cuda.current_device()
         for name, attribute in ATTRIBUTES.items():
-            _call("cuKernelGetAttribute", ctypes.byref(value), attribute, self._handle, device)
+            _call("cuKernelGetAttribute", ctypes.byref(value), attribute, self.handle, device)
             found[name] = value.value
         return {**found, "shared_bytes": found["shared_bytes"] + shared}
 
 
 # Kernels that were launched, and with how much dynamic shared memory the last time.
 launched: dict[CudaKernel, int] = {}
+
+
+class Launch:
+    """A kernel's launch of one size, in memory that the driver reads: a call writes there what it
+    is called with, and torch's current stream."""
+
+    def __init__(self, kernel: CudaKernel, size: tuple[Dim3, Dim3, int], last: Sequence[Any]):
+        import torch
+
+        self._kernel, self._size, self._shared = kernel, size, size[2]
+        self._open = kernel.count - len(last)
+        if self._open < 0:
+            raise self._miscounted(0)
+        # As Triton asks for them: the public ways make objects, which takes microseconds.
+        own: Any = torch._C
+        self._get_device: Callable[[], int] = own._cuda_getDevice
+        self._get_stream: Callable[[int], int] = own._cuda_getCurrentRawStream
+        self._values = (ctypes.c_uint64 * kernel.count)()
+        start = ctypes.addressof(self._values)
+        end = start + 8 * kernel.count
+        self._pointers = (ctypes.c_void_p * kernel.count)(*range(start, end, 8))
+        self._config = LaunchConfig(*_xyz(size[0]), *_xyz(size[1]), self._shared)
+        config, pointers = map(ctypes.addressof, (self._config, self._pointers))
+        self._arguments = config, kernel.handle, pointers, None
+        self._launch = _driver().cuLaunchKernelEx
+        self._lock = threading.Lock()  # a launch is not to find another thread's values
+        self._kept = last  # a tensor map is read at each launch
+        self._write(self._open, last)
+
+    def __call__(self, *arguments: Any) -> None:
+        """Launch with these as the first arguments. Raises as CudaKernel's call does."""
+        if len(arguments) != self._open:
+            raise self._miscounted(len(arguments))
+        device = self._get_device()
+        with self._lock:
+            self._write(0, arguments)
+            if self._shared > PLAIN_SHARED:
+                self._kernel.allow(self._shared, device)
+            self._config.stream = self._get_stream(device)
+            result = self._launch(*self._arguments)
+        if result:
+            grid, block, shared = self._size
+            raise RuntimeError(
+                f"launching {self._kernel.name} failed: {_error_name(result)}: "
+                f"grid={grid}, block={block}, shared={shared}"
+            )
+        launched[self._kernel] = self._shared
+
+    def _write(self, i: int, arguments: Iterable[Any]) -> None:
+        values = self._values
+        for argument in arguments:
+            kind = type(argument)
+            if kind is int:
+                values[i] = argument
+            elif kind is float:
+                struct.pack_into("f", values, 8 * i, argument)
+            elif kind is TensorMap:
+                self._pointers[i] = argument.address
+            else:
+                values[i] = argument.data_ptr()
+            i += 1
+
+    def _miscounted(self, given: int) -> TypeError:
+        name, count = self._kernel.name, self._kernel.count
+        return TypeError(f"{name} takes {count} arguments, got {given + count - self._open}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_size(kernel: CudaKernel, grid: Dim3, block: Dim3, shared: int) -> Launch:
+    return Launch(kernel, (grid, block, shared), ())
+
+
+def _xyz(size: Dim3) -> tuple[int, int, int]:
+    x, y, z, *_ = (size, 1, 1) if isinstance(size, int) else (*size, 1, 1)
+    return x, y, z
 
 
 class TensorMap:
@@ -140,19 +182,32 @@ def tensor_map(tensor: torch.Tensor, box: tuple[int, ...], swizzle: int = 128) -
     rows do not exceed. It does not keep the tensor alive. Raises RuntimeError for what the driver
     refuses. (CUDA driver API, cuTensorMapEncodeTiled)
     """
-    return _tensor_map(
-        tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype, box, swizzle
-    )
+    maps = tensor_maps(tuple(tensor.shape), tensor.stride(), tensor.dtype, box, swizzle)
+    return maps(tensor.data_ptr())
 
 
 @functools.lru_cache(maxsize=1024)
-def _tensor_map(
-    address: int,
+def tensor_maps(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: torch.dtype,
+    box: tuple[int, ...],
+    swizzle: int = 128,
+) -> Callable[[int], TensorMap]:
+    """`tensor_map` of all tensors that lie like this, by their address. A descriptor is a function
+    of these alone, so that the last ones are kept."""
+    return functools.lru_cache(maxsize=32)(
+        functools.partial(_encoded, shape, strides, dtype, box, swizzle)
+    )
+
+
+def _encoded(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     dtype: torch.dtype,
     box: tuple[int, ...],
     swizzle: int,
+    address: int,
 ) -> TensorMap:
     made, rank = TensorMap(), len(shape)
     sizes, narrow = ctypes.c_uint64 * rank, ctypes.c_uint32 * rank
@@ -171,7 +226,7 @@ def _driver() -> ctypes.CDLL:
     driver = ctypes.CDLL("libcuda.so.1")
     pointer, number, integer = ctypes.c_void_p, ctypes.c_uint, ctypes.c_int
     kinds: dict[str, list[Any]] = {
-        "cuLaunchKernelEx": [ctypes.POINTER(LaunchConfig), pointer, pointer, pointer],
+        "cuLaunchKernelEx": [pointer] * 4,  # addresses: a third faster than objects
         "cuKernelSetAttribute": [integer, integer, pointer, integer],
         "cuKernelGetAttribute": [pointer, integer, pointer, integer],
         "cuTensorMapEncodeTiled": [pointer, integer, number, *[pointer] * 5, *[integer] * 4],

@@ -9,6 +9,7 @@ answer (a function's result, where a tensor lies but for 16 bytes).
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,7 +89,7 @@ class Libraries:
 
         most = gpu["shared_bytes"]
         _stand_in(cuda, CudaLibrary=library)
-        _stand_in(cuda_driver, _tensor_map=lambda *_: cuda_driver.TensorMap())
+        _stand_in(cuda_driver, _encoded=lambda *_: cuda_driver.TensorMap())
 
 
 def _stand_in(where: object, **objects: object) -> None:
@@ -104,18 +105,30 @@ class CudaLibrary:
     ) -> None:
         self._own, self._taken, self._most = own, taken, most
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> CudaKernel:
         if name not in self._own:
             raise AttributeError(name)
+        return CudaKernel(name, self._own[name], self._taken, self._most)
 
-        def launch(grid: object, block: object, *arguments: object, shared: int = 0) -> None:
-            of = self._own[name]
-            total = of["shared_bytes"] + shared
-            self._taken.append({**of, "shared_bytes": total})
-            if self._most is not None and total > self._most:
-                raise TooMuchShared(
-                    f"{name} needs {total:,} bytes of shared memory, "
-                    f"a block has {self._most:,} on this GPU"
-                )
 
-        return launch
+class CudaKernel:
+    """In place of cuda_driver.CudaKernel."""
+
+    def __init__(
+        self, name: str, own: elf.Resources, taken: list[elf.Resources], most: int | None
+    ) -> None:
+        self._name, self._own, self._taken, self._most = name, own, taken, most
+
+    def __call__(self, grid: object, block: object, *arguments: object, shared: int = 0) -> None:
+        total = self._own["shared_bytes"] + shared
+        self._taken.append({**self._own, "shared_bytes": total})
+        if self._most is not None and total > self._most:
+            raise TooMuchShared(
+                f"{self._name} needs {total:,} bytes of shared memory, "
+                f"a block has {self._most:,} on this GPU"
+            )
+
+    def prepared(
+        self, grid: object, block: object, *last: object, shared: int = 0
+    ) -> Callable[..., None]:
+        return functools.partial(self, grid, block, shared=shared)

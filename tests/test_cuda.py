@@ -10,7 +10,9 @@ import ctypes
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -76,14 +78,14 @@ class Recorded:
     def __init__(self, code: bytes) -> None:
         self.code = code
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> SimpleNamespace:
         if name.encode() not in self.code:
             raise AttributeError(name)
 
-        def launch(grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
-            self.launches.append((name, grid, block))
+        def prepared(grid: Any, block: Any, *last: Any, shared: int = 0) -> Callable[..., None]:
+            return lambda *first: self.launches.append((name, grid, block))
 
-        return launch
+        return SimpleNamespace(prepared=prepared)
 
 
 @pytest.fixture
@@ -211,7 +213,8 @@ class Driver:
     def __getattr__(self, name: str) -> Callable[..., int]:
         def call(*arguments: Any) -> int:
             if name == "cuLaunchKernelEx":  # as things are now
-                config, _, pointers, _ = arguments
+                config = cuda_driver.LaunchConfig.from_address(arguments[0])
+                pointers = (ctypes.c_void_p * Loaded.num_arguments).from_address(arguments[2])
                 values = [ctypes.c_int64.from_address(p).value for p in pointers]
                 arguments = ([getattr(config, field) for field, _ in config._fields_], values)
             self.calls.append((name, *arguments))
@@ -262,10 +265,58 @@ def test_more_than_48_kb_of_shared_memory_are_asked_for_once(driver: Driver) -> 
     assert driver.calls[1][1:] == (cuda_driver.MAX_DYNAMIC_SHARED, 100_000, 77, 0)
 
 
-def test_a_wrong_number_of_arguments_is_no_launch(driver: Driver) -> None:
-    with pytest.raises(TypeError, match="scale takes 4 arguments, got 1"):
-        cuda.CudaKernel("scale", Loaded())(1, 32, 0)
+def test_a_prepared_launch_is_called_with_the_arguments_that_are_not_set(driver: Driver) -> None:
+    launch = cuda.CudaKernel("scale", Loaded()).prepared(3, 32, 8, 2.5, shared=16)
+    for x in (torch.zeros(3), torch.zeros(5)):
+        launch(x, -1)
+        _, config, values = driver.calls[-1]
+        assert (config, values[:3]) == ([3, 1, 1, 32, 1, 1, 16, 5, None, 0], [x.data_ptr(), -1, 8])
+        assert ctypes.c_float.from_buffer(ctypes.c_int64(values[3])).value == 2.5
+
+
+def test_a_launch_is_on_the_stream_that_is_torchs_at_its_time(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = iter([5, 6, 7])
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: next(streams))
+    kernel = cuda.CudaKernel("scale", Loaded())
+    launch = kernel.prepared(1, 32, 0, 0)
+    launch(0, 0)
+    launch(0, 0)
+    kernel(1, 32, 0, 0, 0, 0)
+    assert [config[7] for _, config, _ in driver.calls] == [5, 6, 7]
+
+
+def test_a_prepared_launch_keeps_the_tensor_map_that_it_was_given(driver: Driver) -> None:
+    kernel = cuda.CudaKernel("scale", Loaded())
+    alive = weakref.ref(made := cuda.TensorMap())
+    launch = kernel.prepared(1, 32, 0, 0, made)
+    del made
+    assert alive() is not None
+    launch(0)
+    del launch
+    driver.calls.clear()
+    assert alive() is None
+
+
+@pytest.mark.parametrize(("last", "given"), [((), (0,)), ((0,) * 3, (0, 0)), ((0,) * 5, ())])
+def test_a_wrong_number_of_arguments_is_no_launch(
+    driver: Driver, last: tuple[int, ...], given: tuple[int, ...]
+) -> None:
+    kernel, count = cuda.CudaKernel("scale", Loaded()), len(last) + len(given)
+    with pytest.raises(TypeError, match=f"scale takes 4 arguments, got {count}"):
+        kernel.prepared(1, 32, *last)(*given)
+    with pytest.raises(TypeError, match=f"scale takes 4 arguments, got {count}"):
+        kernel(1, 32, *given, *last)
     assert driver.calls == []
+
+
+def test_launches_from_several_threads_have_each_their_own_arguments(driver: Driver) -> None:
+    launch = cuda.CudaKernel("scale", Loaded()).prepared(1, 32, 0, 0)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: launch(i, i), range(2000)))
+    values = [found[:2] for _, _, found in driver.calls]
+    assert sorted(values) == [[i, i] for i in range(2000)]
 
 
 def test_what_the_driver_refuses_is_raised(driver: Driver) -> None:
@@ -285,6 +336,16 @@ def test_a_tensor_map_has_the_innermost_dim_first_and_strides_in_bytes(driver: D
     assert (list(dims), list(strides), list(box), list(every)) == ([32, 6], [128], [16, 2], [1, 1])
     assert (made.address % cuda_driver.MAP_ALIGNMENT, how) == (0, [0, 1, cuda_driver.L2_256B, 0])
     assert cuda.tensor_map(x, (2, 16), swizzle=32) is made
+
+
+def test_tensor_maps_differ_where_the_tensor_lies_elsewhere_or_otherwise(driver: Driver) -> None:
+    x = torch.zeros(8, 64, dtype=torch.bfloat16)
+    lying = [x, x[1:], x[:, :32], x[::2], x.half()]
+    maps = [cuda.tensor_map(t, (2, 16)) for t in lying]
+    assert len({m.address for m in maps}) == len(driver.calls) == len(lying)
+    alike = cuda.tensor_maps((8, 64), (64, 1), torch.bfloat16, (2, 16), 128)
+    assert alike(x.data_ptr()) is maps[0]
+    assert alike(x.data_ptr() + 16) is not maps[0]
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])

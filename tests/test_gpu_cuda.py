@@ -12,9 +12,9 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.gpu
 
 STARTER = (ROOT / "kernels" / "cuda" / "softmax.py").read_text()
-LAUNCH = "    kernel(ceil_div(rows, many) * cluster, threads, x, y, rows, cols)\n"
+LAUNCH = "    launch(x, y)\n"
 ELSEWHERE = """    with torch.cuda.stream(torch.cuda.Stream()):
-        kernel(ceil_div(rows, many) * cluster, threads, x, y, rows, cols)
+        launch(x, y)
 """
 
 

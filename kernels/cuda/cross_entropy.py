@@ -10,7 +10,7 @@ import functools
 
 import torch
 
-from pytest_autokernel.cuda import CudaKernel, CudaLibrary, compile_cuda
+from pytest_autokernel.cuda import CudaKernel, CudaLibrary, Launch, compile_cuda
 
 KERNEL_TYPE = "cross_entropy"
 SUPPORTS = {"ignore_index", "nd"}
@@ -144,7 +144,6 @@ def compiled(dtype: torch.dtype, lanes: int, threads: int) -> CudaLibrary:
     return compile_cuda(SOURCE, defines={"TYPE": TYPES[dtype], **sizes})
 
 
-@functools.cache
 def chosen(dtype: torch.dtype, cols: int, few: bool) -> tuple[CudaKernel, CudaKernel, int, int]:
     """The two kernels for rows of so many columns, the first one's threads and rows per block."""
     vectors = ceil_div(cols * dtype.itemsize, 16)
@@ -155,15 +154,23 @@ def chosen(dtype: torch.dtype, cols: int, few: bool) -> tuple[CudaKernel, CudaKe
     return library.row_losses, library.mean_loss, threads, threads // lanes
 
 
+@functools.lru_cache(maxsize=1024)
+def prepared(dtype: torch.dtype, rows: int, cols: int) -> tuple[Launch, Launch]:
+    """The rows' losses, and their mean; kept: to find them takes longer than to make them."""
+    row_losses, mean_loss, threads, many = chosen(dtype, cols, rows < 256)
+    losses = row_losses.prepared(ceil_div(rows, many), threads, rows, cols)
+    return losses, mean_loss.prepared(1, 1024, rows)
+
+
 def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """`logits [..., V]`, `targets [...]`: the mean over targets other than -100, as one number
     in the logits' dtype."""
     logits, targets = logits.contiguous(), targets.contiguous()
     rows, cols = targets.numel(), logits.shape[-1]
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    y = logits.new_empty(())
-    row_losses, mean_loss, threads, many = chosen(logits.dtype, cols, rows < 256)
+    y = torch.empty((), dtype=logits.dtype, device=logits.device)
+    row_losses, mean_loss = prepared(logits.dtype, rows, cols)
     if rows:
-        row_losses(ceil_div(rows, many), threads, logits, targets, losses, rows, cols)
-    mean_loss(1, 1024, losses, targets, y, rows)
+        row_losses(logits, targets, losses)
+    mean_loss(losses, targets, y)
     return y

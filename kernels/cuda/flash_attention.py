@@ -2,17 +2,17 @@
 
 `attend_tma` is Hopper's, for heads of up to 128: one warp keeps a ring of keys and values in shared
 memory filled by bulk copies (TMA), two warpgroups of 64 queries each multiply from there (wgmma).
-`attend` is for all else: fp32, other chips, longer heads, strides that the copy engine does not
-take; it multiplies in fp32 on the CUDA cores.
+`attend`, in fp32 on the CUDA cores, is for all else: odd strides, longer heads, other chips, fp32.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 
-from pytest_autokernel.cuda import CudaLibrary, compile_cuda, tensor_map
+from pytest_autokernel.cuda import CudaLibrary, Launch, compile_cuda, tensor_maps
 
 KERNEL_TYPE = "flash_attention"
 SUPPORTS = {"gqa", "cross", "head_dim"}
@@ -21,15 +21,12 @@ SUPPORTS = {"gqa", "cross", "head_dim"}
 CONFIG = {"stages_64": 2, "stages_128": 3, "l2_mib": 32}
 SPACE = {"stages_64": [2, 3, 4], "stages_128": [2, 3], "l2_mib": [1, 8, 16, 32]}
 LOG2E = 1.4426950408889634
-
 SOURCE = r"""
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <math_constants.h>
-
 using T = TYPE;
 #define NEVER -CUDART_INF_F
-
 struct Sizes { int B, H, G, SQ, SK, D; };
 struct Place { int batch, head, group, first; };
 // Blocks start in the order of their numbers: of `heads` heads at a time, whose keys and values fit
@@ -279,8 +276,7 @@ extern "C" __global__ void __launch_bounds__(256) attend(
         for (int d = 0; d < D; d++) score += float(q[query + d]) * float(keys[d]);
         score = start + lane < end ? score * scale : NEVER;
         float high = fmaxf(top, score);
-        for (int other = 1; other < 32; other *= 2)
-            high = fmaxf(high, __shfl_xor_sync(~0u, high, other));
+        for (int o = 1; o < 32; o *= 2) high = fmaxf(high, __shfl_xor_sync(~0u, high, o));
         float weight = exp2f(score - high), shrink = exp2f(top - high);
         total = total * shrink + weight;
         top = high;
@@ -313,38 +309,42 @@ def compiled(dtype: torch.dtype, width: int = 64) -> CudaLibrary:
     return compile_cuda(SOURCE, defines={**TYPES[dtype], **tile})
 
 
-def kernel_fn(
-    Q: torch.Tensor,
-    K: torch.Tensor,
-    V: torch.Tensor,
-    causal: bool = True,
-    sm_scale: float | None = None,
-) -> torch.Tensor:
-    """`Q [B, H, Sq, D]`, `K, V [B, G, Sk, D]` where G divides H: `[B, H, Sq, D]`."""
-    B, H, SQ, D = Q.shape
-    G, SK = K.shape[1:3]
-    y = Q.new_empty(Q.shape)
-    if not y.numel():
-        return y
+@functools.lru_cache(maxsize=1024)
+def prepared(
+    dtype: torch.dtype, lies: tuple[Any, ...], aligned: bool, causal: bool, sm_scale: float | None
+) -> tuple[Launch, list[Any]]:
+    """The launch for Q, K, V of these shapes and strides, at multiples of 16 bytes or not, and how
+    the copy engine finds them by address, if it can; kept: to find it takes longer than to make."""
+    (B, H, SQ, D), (G, SK) = lies[0][0], lies[1][0][1:3]
     scale = float(D**-0.5 if sm_scale is None else sm_scale) * LOG2E  # for powers of two
-    heads = max(CONFIG["l2_mib"] * 2**20 // (2 * SK * D * Q.itemsize), 1) * (H // G)
-    rest = (y, B, H, G, SQ, SK, D, min(heads, B * H), int(causal), scale)
-    hopper = torch.cuda.get_device_capability(Q.device) == (9, 0)
-    if hopper and Q.dtype != torch.float32 and D <= 128 and all(map(describable, (Q, K, V))):
+    heads = max(CONFIG["l2_mib"] * 2**20 // (2 * SK * D * dtype.itemsize), 1) * (H // G)
+    sizes = B, H, G, SQ, SK, D, min(heads, B * H), int(causal), scale
+    hopper = torch.cuda.get_device_capability() == (9, 0) and dtype != torch.float32 and D <= 128
+    if hopper and aligned and all(describable(*each, dtype.itemsize) for each in lies):
         width = 64 if D <= 64 else 128
-        maps = (tensor_map(t, (1, 1, 128, 64)) for t in (Q, K, V))
-        compiled(Q.dtype, width).attend_tma(
-            B * H * -(-SQ // 128), 384, *maps, *rest,
-            shared=(1 + 2 * CONFIG[f"stages_{width}"]) * 128 * width * 2 + 1024,
-        )  # fmt: skip
-        return y
-    q, k, v = (t.contiguous() for t in (Q, K, V))
-    compiled(Q.dtype).attend(B * H * -(-SQ // 8), 256, q, k, v, *rest)
+        shared = (1 + 2 * CONFIG[f"stages_{width}"]) * 128 * width * 2 + 1024
+        kernel, grid = compiled(dtype, width).attend_tma, B * H * -(-SQ // 128)
+        maps = [tensor_maps(*each, dtype, (1, 1, 128, 64)) for each in lies]
+        return kernel.prepared(grid, 384, *sizes, shared=shared), maps
+    return compiled(dtype).attend.prepared(B * H * -(-SQ // 8), 256, *sizes), []
+
+
+def kernel_fn(
+    Q: torch.Tensor, K: torch.Tensor, V: torch.Tensor, causal: bool = True,
+    sm_scale: float | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """`Q [B, H, Sq, D]`, `K, V [B, G, Sk, D]` where G divides H: `[B, H, Sq, D]`."""
+    y = torch.empty_like(Q, memory_format=torch.contiguous_format)
+    if y.numel():
+        q, k, v = Q.data_ptr(), K.data_ptr(), V.data_ptr()
+        lies = (Q.shape, Q.stride()), (K.shape, K.stride()), (V.shape, V.stride())
+        launch, maps = prepared(Q.dtype, lies, (q | k | v) % 16 == 0, causal, sm_scale)
+        of_q, of_k, of_v = maps or [lambda at, x=x: x.contiguous() for x in (Q, K, V)]
+        launch(of_q(q), of_k(k), of_v(v), y)
     return y
 
 
-def describable(x: torch.Tensor) -> bool:
-    """Whether the copy engine can find the rows: at multiples of 16 bytes, each contiguous."""
-    pitches = [s * x.itemsize for s, n in zip(x.stride()[:3], x.shape, strict=False) if n > 1]
-    aligned = all(p > 0 and p % 16 == 0 for p in (x.data_ptr(), *pitches))
-    return aligned and x.stride(3) == 1 and x.shape[3] % 8 == 0
+def describable(shape: torch.Size, strides: tuple[int, ...], size: int) -> bool:
+    """Whether the copy engine can find the rows: multiples of 16 bytes apart, each contiguous."""
+    pitches = [s * size for s, n in zip(strides[:3], shape, strict=False) if n > 1]
+    return strides[3] == 1 and shape[3] % 8 == 0 and all(p > 0 and p % 16 == 0 for p in pitches)

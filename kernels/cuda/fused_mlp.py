@@ -10,10 +10,11 @@ the CUDA cores.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 
-from pytest_autokernel.cuda import CudaLibrary, compile_cuda, tensor_map
+from pytest_autokernel.cuda import CudaLibrary, Launch, TensorMap, compile_cuda, tensor_maps
 
 KERNEL_TYPE = "fused_mlp"
 SUPPORTS = {"gelu", "relu2"}
@@ -273,6 +274,33 @@ def compiled(dtype: torch.dtype, gated: bool, activation: int, half: int) -> Cud
     return compile_cuda(SOURCE, defines={**TYPES[dtype], **tile, **gate})
 
 
+Maps = tuple[Callable[[int], TensorMap], Callable[[int], TensorMap]]  # of x and of a weight
+
+
+@functools.lru_cache(maxsize=1024)
+def prepared(
+    dtype: torch.dtype, sizes: tuple[int, int, int], gated: bool, activation: int, aligned: bool
+) -> tuple[Launch, Maps | None]:
+    """The launch for a result of M rows and N columns, each a sum of K, where all begins at
+    multiples of 16 bytes or not, and how the copy engine finds the operands by their addresses, if
+    it can; kept: to find it takes longer than to make it."""
+    M, N, K = sizes
+    hopper = torch.cuda.get_device_capability() == (9, 0) and dtype != torch.float32
+    if hopper and aligned and K and not N * dtype.itemsize % 16 and not K * dtype.itemsize % 16:
+        cores = torch.cuda.get_device_properties().multi_processor_count
+        half, halves, high = CONFIG["half"], 1 if gated else 2, -(-M // 128)
+        if high * -(-N // (half * halves)) < cores // 2:
+            half = 64
+        launch = compiled(dtype, gated, activation, half).project_tma.prepared(
+            *(min(high * -(-N // (half * halves)), cores), 384, *sizes),
+            shared=CONFIG["stages"] * (128 + 2 * half) * 128 + 1024,
+        )
+        of_x = tensor_maps((M, K), (K, 1), dtype, (128, 64))
+        return launch, (of_x, tensor_maps((N, K), (K, 1), dtype, (half, 64)))
+    library = compiled(dtype, gated, activation, CONFIG["half"])
+    return library.project.prepared(-(-M // 64) * -(-N // 64), 256, *sizes), None
+
+
 def kernel_fn(
     x: torch.Tensor,
     w_gate: torch.Tensor,
@@ -284,7 +312,8 @@ def kernel_fn(
     if activation not in ACTIVATIONS:
         raise ValueError(f"expected activation silu, gelu or relu2, got {activation=}")
     x, w_gate, w_up, w_down = (t.contiguous() for t in (x, w_gate, w_up, w_down))
-    hidden, y = x.new_empty(x.shape[0], w_gate.shape[0]), x.new_empty(x.shape)
+    y = torch.empty_like(x)
+    hidden = torch.empty((x.shape[0], w_gate.shape[0]), dtype=x.dtype, device=x.device)
     if y.numel():
         project(x, w_gate, w_up, hidden, ACTIVATIONS.index(activation))
         project(hidden, w_down, None, y, 0)
@@ -295,26 +324,15 @@ def project(
     x: torch.Tensor, left: torch.Tensor, right: torch.Tensor | None, y: torch.Tensor, act: int
 ) -> None:
     """Into `y [M, N]`: `x [M, K]` times `left [N, K]`, gated by it where there is a `right`."""
-    (M, N), K = y.shape, x.shape[1]
-    if not N:
+    sizes = (*y.shape, x.shape[1])
+    if not sizes[1]:
         return
-    gated, other = right is not None, left if right is None else right
-    hopper = torch.cuda.get_device_capability(x.device) == (9, 0) and x.dtype != torch.float32
-    if hopper and all(map(describable, (x, left, other, y))):
-        cores = torch.cuda.get_device_properties(x.device).multi_processor_count
-        half, halves, high = CONFIG["half"], 1 if gated else 2, -(-M // 128)
-        if high * -(-N // (half * halves)) < cores // 2:
-            half = 64
-        maps = (tensor_map(t, (rows, 64)) for t, rows in ((x, 128), (left, half), (other, half)))
-        compiled(x.dtype, gated, act, half).project_tma(
-            min(high * -(-N // (half * halves)), cores), 384, *maps, y, M, N, K,
-            shared=CONFIG["stages"] * (128 + 2 * half) * 128 + 1024,
-        )  # fmt: skip
-        return
-    library = compiled(x.dtype, gated, act, CONFIG["half"])
-    library.project(-(-M // 64) * -(-N // 64), 256, x, left, other, y, M, N, K)
-
-
-def describable(x: torch.Tensor) -> bool:
-    """Whether the copy engine can find a contiguous matrix's rows: at multiples of 16 bytes."""
-    return x.shape[1] > 0 and x.shape[1] * x.itemsize % 16 == 0 and x.data_ptr() % 16 == 0
+    other = left if right is None else right
+    at, first, second = x.data_ptr(), left.data_ptr(), other.data_ptr()
+    aligned = (at | first | second | y.data_ptr()) % 16 == 0
+    launch, maps = prepared(x.dtype, sizes, right is not None, act, aligned)
+    if maps:
+        of_x, of_weight = maps
+        launch(of_x(at), of_weight(first), of_weight(second), y)
+    else:
+        launch(x, left, other, y)

@@ -11,7 +11,7 @@ import functools
 
 import torch
 
-from pytest_autokernel.cuda import CudaKernel, CudaLibrary, compile_cuda
+from pytest_autokernel.cuda import CudaKernel, CudaLibrary, Launch, compile_cuda
 
 KERNEL_TYPE = "layernorm"
 SUPPORTS = {"nd"}
@@ -189,7 +189,6 @@ def compiled(dtype: torch.dtype, **sizes: int) -> CudaLibrary:
     return compile_cuda(SOURCE, defines={"TYPE": TYPES[dtype], **defines})
 
 
-@functools.cache
 def chosen(dtype: torch.dtype, vectors: int, few: bool) -> tuple[CudaKernel, int, int, int]:
     """The kernel for rows of so many vectors, its threads, rows per block, blocks per row."""
     most_blocks = 8 if torch.cuda.get_device_capability()[0] >= 9 else 1
@@ -206,6 +205,17 @@ def chosen(dtype: torch.dtype, vectors: int, few: bool) -> tuple[CudaKernel, int
     return library.layernorm_held, threads, threads // lanes, cluster
 
 
+@functools.lru_cache(maxsize=1024)
+def prepared(dtype: torch.dtype, size: int, cols: int, aligned: bool, eps: float) -> Launch:
+    """The launch for `size` elements in rows of `cols`, from an address that is `aligned` or not;
+    kept: to find it takes longer than to make it."""
+    vec, rows = 16 // dtype.itemsize, size // cols
+    # Rows that begin between the multiples of 16 bytes touch one vector more.
+    more = 0 if cols % vec == 0 and aligned else vec - 1
+    kernel, threads, many, cluster = chosen(dtype, ceil_div(cols + more, vec), rows < 64)
+    return kernel.prepared(ceil_div(rows, many) * cluster, threads, rows, cols, eps)
+
+
 def kernel_fn(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5
 ) -> torch.Tensor:
@@ -213,14 +223,9 @@ def kernel_fn(
     [x.shape[-1]]."""
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     y = torch.empty_like(x)
-    if not y.numel():
+    size = y.numel()
+    if not size:
         return y
-    cols = x.shape[-1]
-    rows = x.numel() // cols
-    vec = 16 // x.element_size()
-    # Rows that begin between the multiples of 16 bytes touch one vector more.
-    more = 0 if cols % vec == 0 and x.data_ptr() % 16 == 0 else vec - 1
-    kernel, threads, many, cluster = chosen(x.dtype, ceil_div(cols + more, vec), rows < 64)
-    grid = ceil_div(rows, many) * cluster
-    kernel(grid, threads, x, weight, bias, y, rows, cols, float(eps))
+    launch = prepared(x.dtype, size, x.shape[-1], x.data_ptr() % 16 == 0, float(eps))
+    launch(x, weight, bias, y)
     return y

@@ -8,10 +8,11 @@ chips, strides that the copy engine does not take; it multiplies in fp32 on the 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 
-from pytest_autokernel.cuda import CudaLibrary, compile_cuda, tensor_map
+from pytest_autokernel.cuda import CudaLibrary, Launch, TensorMap, compile_cuda, tensor_maps
 
 KERNEL_TYPE = "matmul"
 SUPPORTS = {"batched"}
@@ -264,38 +265,64 @@ def compiled(dtype: torch.dtype, n: int, by_columns: bool) -> CudaLibrary:
     return compile_cuda(SOURCE, defines={**TYPES[dtype], **tile, "B_BY_COLUMNS": int(by_columns)})
 
 
-def kernel_fn(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """`A [..., M, K]`, `B [..., K, N]` with the same leading dims: `[..., M, N]`."""
-    M, K = A.shape[-2:]
-    N = B.shape[-1]
-    C = A.new_empty((*A.shape[:-1], N))
-    if not C.numel():
-        return C
-    a, b = (t[None].flatten(0, -3) for t in (A, B))
-    by_columns = b.stride(2) != 1
-    lines = b.mT if by_columns else b
-    hopper = torch.cuda.get_device_capability(A.device) == (9, 0)
-    if hopper and K and A.dtype != torch.float32 and describable(a) and describable(lines):
-        cores = torch.cuda.get_device_properties(A.device).multi_processor_count
-        n, high = CONFIG["n"], a.shape[0] * -(-M // 128)
+Maps = tuple[Callable[[int], TensorMap], Callable[[int], TensorMap]]  # by A's and B's addresses
+
+
+@functools.lru_cache(maxsize=1024)
+def prepared(
+    dtype: torch.dtype,
+    a_shape: tuple[int, ...],
+    a_strides: tuple[int, ...],
+    b_shape: tuple[int, ...],
+    b_strides: tuple[int, ...],
+    aligned: bool,
+) -> tuple[Launch, Maps | None]:
+    """The launch for operands that lie like this, at multiples of 16 bytes or not, and how the copy
+    engine finds them, if it can; kept: to find it takes longer than to make it."""
+    (batch, M, K), N = (1, *a_shape)[-3:], b_shape[-1]
+    b_shape, a_strides, b_strides = (batch, K, N), (0, *a_strides)[-3:], (0, *b_strides)[-3:]
+    sizes = M, N, K
+    by_columns = b_strides[2] != 1
+    lines = [(b_shape[i], b_strides[i]) for i in ((0, 2, 1) if by_columns else (0, 1, 2))]
+    shape, strides = zip(*lines, strict=True)
+    mapped = aligned and K and dtype != torch.float32 and describable(shape, strides, dtype)
+    hopper = torch.cuda.get_device_capability() == (9, 0)
+    if hopper and mapped and describable((batch, M, K), a_strides, dtype):
+        cores = torch.cuda.get_device_properties().multi_processor_count
+        n, high = CONFIG["n"], batch * -(-M // 128)
         if high * -(-N // n) < cores // 2:
             n = 128
-        box = (1, n, 64) if by_columns else (1, 64, 64)
-        compiled(A.dtype, n, by_columns).product_tma(
-            min(high * -(-N // n), cores), 384, tensor_map(a, (1, 128, 64)),
-            tensor_map(lines, box), C, a.shape[0], M, N, K,
+        launch = compiled(dtype, n, by_columns).product_tma.prepared(
+            *(min(high * -(-N // n), cores), 384, batch, *sizes),
             shared=CONFIG["stages"] * (128 + n) * 64 * 2 + 1024,
-        )  # fmt: skip
+        )
+        box = (1, n, 64) if by_columns else (1, 64, 64)
+        a_maps = tensor_maps((batch, M, K), a_strides, dtype, (1, 128, 64))
+        return launch, (a_maps, tensor_maps(shape, strides, dtype, box))
+    grid = batch * -(-M // 64) * -(-N // 64)
+    library = compiled(dtype, CONFIG["n"], by_columns)
+    return library.product.prepared(grid, 256, *sizes, *a_strides, *b_strides), None
+
+
+def kernel_fn(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """`A [..., M, K]`, `B [..., K, N]` with the same leading dims: `[..., M, N]`."""
+    C = torch.empty((*A.shape[:-1], B.shape[-1]), dtype=A.dtype, device=A.device)
+    if not C.numel():
         return C
-    compiled(A.dtype, CONFIG["n"], by_columns).product(
-        a.shape[0] * -(-M // 64) * -(-N // 64), 256, a, b, C, M, N, K, *a.stride(), *b.stride()
-    )
+    if A.dim() > 3:
+        A, B = A.flatten(0, -3), B.flatten(0, -3)
+    a, b = A.data_ptr(), B.data_ptr()
+    aligned = (a | b) % 16 == 0
+    launch, maps = prepared(A.dtype, A.shape, A.stride(), B.shape, B.stride(), aligned)
+    if maps:
+        launch(maps[0](a), maps[1](b), C)
+    else:
+        launch(A, B, C)
     return C
 
 
-def describable(x: torch.Tensor) -> bool:
-    """Whether the copy engine can find the rows of `x [batch, rows, cols]`: at multiples of 16
-    bytes, each contiguous."""
-    pitches = [s * x.itemsize for s, n in zip(x.stride()[:2], x.shape, strict=False) if n > 1]
-    aligned = x.data_ptr() % 16 == 0 and all(p > 0 and p % 16 == 0 for p in pitches)
-    return aligned and x.stride(2) == 1
+def describable(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether the copy engine can find the rows of `[batch, rows, cols]`: multiples of 16 bytes
+    apart, each contiguous."""
+    pitches = [s * dtype.itemsize for s, n in zip(strides[:2], shape, strict=False) if n > 1]
+    return strides[2] == 1 and all(p > 0 and p % 16 == 0 for p in pitches)

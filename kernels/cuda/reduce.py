@@ -10,7 +10,7 @@ import functools
 
 import torch
 
-from pytest_autokernel.cuda import CudaKernel, compile_cuda
+from pytest_autokernel.cuda import CudaKernel, Launch, compile_cuda
 
 KERNEL_TYPE = "reduce"
 SUPPORTS = {"dim", "nd"}
@@ -113,7 +113,6 @@ def compiled(of: torch.dtype, to: torch.dtype, lanes: int, threads: int) -> Cuda
     return compile_cuda(SOURCE, defines={**names, **sizes}).sum_rows
 
 
-@functools.cache
 def chosen(of: torch.dtype, to: torch.dtype, cols: int, few: bool) -> tuple[CudaKernel, int, int]:
     """The kernel for rows of so many columns, its threads and rows per block."""
     vectors = ceil_div(cols * of.itemsize, 16)
@@ -123,13 +122,25 @@ def chosen(of: torch.dtype, to: torch.dtype, cols: int, few: bool) -> tuple[Cuda
     return compiled(of, to, lanes, threads), threads, threads // lanes
 
 
-def summed(x: torch.Tensor, y: torch.Tensor, cols: int, parts: int = 1) -> None:
-    """Into `y` the sums of x's rows of `cols` columns, or of each of `parts` of them."""
-    vec = 16 // x.element_size()
+def summing(of: torch.dtype, to: torch.dtype, rows: int, cols: int, parts: int = 1) -> Launch:
+    """Of rows of `cols` columns the sums, or those of each of `parts` of them."""
+    vec = 16 // of.itemsize
     length = ceil_div(ceil_div(cols, parts), vec) * vec if parts > 1 else cols
-    count = y.numel()
-    kernel, threads, many = chosen(x.dtype, y.dtype, length, count < 256)
-    kernel(ceil_div(count, many), threads, x, y, count, cols, parts, length)
+    kernel, threads, many = chosen(of, to, length, rows * parts < 256)
+    grid = ceil_div(rows * parts, many)
+    return kernel.prepared(grid, threads, rows * parts, cols, parts, length)
+
+
+@functools.lru_cache(maxsize=1024)
+def prepared(dtype: torch.dtype, rows: int, cols: int) -> tuple[int, Launch, Launch | None]:
+    """Of rows of `cols` columns: so many parts that there are some hundred blocks, their sums, and
+    these parts' own; kept: to find it takes longer than to make it."""
+    parts = min(ceil_div(cols, CONFIG["part"] * 16 // dtype.itemsize), ceil_div(512, rows))
+    if parts == 1:
+        return 1, summing(dtype, dtype, rows, cols), None
+    halfway = torch.float32
+    first, last = summing(dtype, halfway, rows, cols, parts), summing(halfway, dtype, rows, parts)
+    return parts, first, last
 
 
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -137,15 +148,13 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     x = (x if dim == -1 else x.movedim(dim, -1)).contiguous()
     if not x.numel():
         return x.new_zeros(x.shape[:-1])
-    y = x.new_empty(x.shape[:-1])
-    rows, cols = y.numel(), x.shape[-1]
-    # So many parts that there are some hundred blocks.
-    worth = CONFIG["part"] * 16 // x.element_size()
-    parts = min(ceil_div(cols, worth), ceil_div(512, rows))
-    if parts == 1:
-        summed(x, y, cols)
+    y = torch.empty(x.shape[:-1], dtype=x.dtype, device=x.device)
+    rows = y.numel()
+    parts, first, last = prepared(x.dtype, rows, x.shape[-1])
+    if last is None:
+        first(x, y)
     else:
-        halfway = x.new_empty((rows, parts), dtype=torch.float32)
-        summed(x, halfway, cols, parts)
-        summed(halfway, y, parts)
+        halfway = torch.empty((rows, parts), dtype=torch.float32, device=x.device)
+        first(x, halfway)
+        last(halfway, y)
     return y

@@ -4,10 +4,11 @@ sines it reads once for several heads. By 16 bytes where all lies so, else by el
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
-from pytest_autokernel.cuda import CudaKernel, compile_cuda
+from pytest_autokernel.cuda import CudaKernel, Launch, compile_cuda
 
 KERNEL_TYPE = "rotary_embedding"
 SUPPORTS = {"half_split"}
@@ -103,6 +104,23 @@ def compiled(dtype: torch.dtype, interleaved: bool, pairs: int, whole: bool) -> 
     return compile_cuda(SOURCE, defines={"TYPE": TYPES[dtype], **sizes, **how}).rotate_heads
 
 
+@functools.lru_cache(maxsize=1024)
+def prepared(dtype: torch.dtype, shape: torch.Size, interleaved: bool, aligned: bool) -> Launch:
+    """The launch for an x of this shape, where all begins at multiples of 16 bytes or not; kept,
+    to find it takes longer than to make it."""
+    *outer, positions, width = shape
+    heads, half = math.prod(outer), width // 2
+    # Pairs of 16 bytes of x, or of each of its halves.
+    pairs = (8 if interleaved else 16) // dtype.itemsize
+    whole = aligned and half % pairs == 0
+    pairs = pairs if whole else 1
+    threads = CONFIG["threads"]
+    blocks = -(-positions * half // (pairs * threads))
+    grid = blocks * -(-heads // CONFIG["heads"])
+    kernel = compiled(dtype, interleaved, pairs, whole)
+    return kernel.prepared(grid, threads, heads, positions, half, blocks)
+
+
 def kernel_fn(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = True
 ) -> torch.Tensor:
@@ -111,16 +129,6 @@ def kernel_fn(
     y = torch.empty_like(x)
     if not y.numel():
         return y
-    positions, half = x.shape[-2], x.shape[-1] // 2
-    heads = x.numel() // (positions * half * 2)
-    # Pairs of 16 bytes of x, or of each of its halves.
-    pairs = (8 if interleaved else 16) // x.element_size()
     places = x.data_ptr() | cos.data_ptr() | sin.data_ptr()
-    whole = half % pairs == 0 and places % 16 == 0
-    pairs = pairs if whole else 1
-    threads = CONFIG["threads"]
-    blocks = -(-positions * half // (pairs * threads))
-    grid = blocks * -(-heads // CONFIG["heads"])
-    kernel = compiled(x.dtype, interleaved, pairs, whole)
-    kernel(grid, threads, x, cos, sin, y, heads, positions, half, blocks)
+    prepared(x.dtype, x.shape, interleaved, places % 16 == 0)(x, cos, sin, y)
     return y

@@ -10,7 +10,7 @@ import functools
 
 import torch
 
-from pytest_autokernel.cuda import CudaKernel, CudaLibrary, compile_cuda
+from pytest_autokernel.cuda import CudaKernel, CudaLibrary, Launch, compile_cuda
 
 KERNEL_TYPE = "softmax"
 SUPPORTS = {"dim", "nd"}
@@ -187,7 +187,6 @@ def compiled(dtype: torch.dtype, **sizes: int) -> CudaLibrary:
     return compile_cuda(SOURCE, defines={"TYPE": TYPES[dtype], **defines})
 
 
-@functools.cache
 def chosen(dtype: torch.dtype, vectors: int, few: bool) -> tuple[CudaKernel, int, int, int]:
     """The kernel for rows of so many vectors, its threads, rows per block, blocks per row."""
     most_blocks = 8 if torch.cuda.get_device_capability()[0] >= 9 else 1
@@ -204,19 +203,26 @@ def chosen(dtype: torch.dtype, vectors: int, few: bool) -> tuple[CudaKernel, int
     return library.softmax_held, threads, threads // lanes, cluster
 
 
+@functools.lru_cache(maxsize=1024)
+def prepared(dtype: torch.dtype, size: int, cols: int, aligned: bool) -> Launch:
+    """The launch for `size` elements in rows of `cols`, from an address that is `aligned` or not;
+    kept: to find it takes longer than to make it."""
+    vec, rows = 16 // dtype.itemsize, size // cols
+    # Rows that begin between the multiples of 16 bytes touch one vector more.
+    more = 0 if cols % vec == 0 and aligned else vec - 1
+    kernel, threads, many, cluster = chosen(dtype, ceil_div(cols + more, vec), rows < 64)
+    return kernel.prepared(ceil_div(rows, many) * cluster, threads, rows, cols)
+
+
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """Softmax of `x` over `dim`; same shape and dtype, contiguous."""
     if dim not in (-1, x.dim() - 1):
         return kernel_fn(x.movedim(dim, -1)).movedim(-1, dim).contiguous()
     x = x.contiguous()
     y = torch.empty_like(x)
-    if not y.numel():
+    size = y.numel()
+    if not size:
         return y
-    cols = x.shape[-1]
-    rows = x.numel() // cols
-    vec = 16 // x.element_size()
-    # Rows that begin between the multiples of 16 bytes touch one vector more.
-    more = 0 if cols % vec == 0 and x.data_ptr() % 16 == 0 else vec - 1
-    kernel, threads, many, cluster = chosen(x.dtype, ceil_div(cols + more, vec), rows < 64)
-    kernel(ceil_div(rows, many) * cluster, threads, x, y, rows, cols)
+    launch = prepared(x.dtype, size, x.shape[-1], x.data_ptr() % 16 == 0)
+    launch(x, y)
     return y
