@@ -95,6 +95,12 @@ class Report:
             raise JudgeFailed(f"the judge's report is not as agreed: {error!r}") from error
 
     @property
+    def device(self) -> str:
+        """Where it was judged: `cuda` or `cpu`."""
+        (kernel,) = self.raw["kernels"]
+        return str(kernel.get("device"))
+
+    @property
     def on_gpu(self) -> bool:
         """Whether it is of a Triton kernel on a GPU: it can be compiled beside what is timed."""
         (kernel,) = self.raw["kernels"]
