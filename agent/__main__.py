@@ -123,6 +123,7 @@ def optimize(
     move_on: Annotated[
         str, typer.Option(metavar="RULES", help="When to leave one of several kernels for another.")
     ] = stop.MOVE_ON,
+    workers: given.Workers = None,
     agent: given.Agent = None,
     agent_command: given.AgentCommand = None,
     agent_env: given.AgentEnv = None,
@@ -175,6 +176,7 @@ def optimize(
         max_tokens=max_tokens,
         plan=plan,
         move_on=move_on,
+        workers=workers,
     )
     with _told():
         session.optimize(options, _console())

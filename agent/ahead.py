@@ -7,7 +7,7 @@ That is its kernel's own word: by it a candidate is skipped, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from .errors import JudgeFailed
 from .records import Experiment
@@ -21,16 +21,15 @@ SPILLED = 64
 class Ahead:
     """Asks for the binary of a text, and may be told of one before it is needed."""
 
-    def __init__(self, ask: Callable[[str], Report]) -> None:
+    def __init__(self, ask: Callable[[str], Future[Report]]) -> None:
         self._ask = ask
-        self._pool = ThreadPoolExecutor(1)  # of its own: what it starts ends with its thread
         self._begun: dict[str, Future[Report]] = {}
         self._broken = False
 
     def begin(self, text: str) -> None:
         """Have it compiled while the caller does something else."""
         if not self._broken and text not in self._begun:
-            self._begun[text] = self._pool.submit(self._ask, text)
+            self._begun[text] = self._ask(text)
 
     def of(self, text: str) -> Report | None:
         """What there is to know of it. None once that has failed: a run goes on without."""
@@ -40,9 +39,6 @@ class Ahead:
         except JudgeFailed:
             self._broken = True
             return None
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
 
 def judge_compiled(binary: Report, past: Sequence[Experiment], may_wait: bool) -> Judgement | None:

@@ -52,13 +52,14 @@ class Status:
 
     begins: float
     ends: float | None
-    trying: str = ""
+    trying: dict[int, str] = field(default_factory=dict)
     kept: int = 0
     reverted: int = 0
     best: float = 1.0
     spinner: Spinner = field(default_factory=lambda: Spinner("dots"))
 
     def count(self, experiment: Experiment) -> None:
+        self.trying.pop(experiment.experiment, None)
         if experiment.kept and experiment.speedup:
             self.kept += 1
             self.best *= experiment.speedup.ratio
@@ -67,7 +68,8 @@ class Status:
 
     def __rich__(self) -> RenderableType:
         figures = f"best {ratio(self.best)}x   kept {self.kept}   reverted {self.reverted}"
-        trying = Text(self.trying, no_wrap=True, overflow="ellipsis")  # gives way on narrow ones
+        words = "  ".join(f"{number}: {what}" for number, what in self.trying.items())
+        trying = Text(words, no_wrap=True, overflow="ellipsis")  # gives way on narrow ones
         row: list[RenderableType] = [self.spinner, trying, Text(figures)]
         if self.ends is not None:
             left_s = max(0.0, self.ends - time.monotonic())
@@ -107,7 +109,7 @@ class ConsoleDisplay:
         return Live(self._status, console=self._console, refresh_per_second=4, transient=True)
 
     def trying(self, experiment: int, what: str) -> None:
-        self._status.trying = f"{experiment}: {what}"
+        self._status.trying[experiment] = what
 
     def finished(self, experiment: Experiment) -> None:
         self._status.count(experiment)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from .errors import JudgeFailed
-from .process import PYTEST, Standing, run
+from .process import PYTEST, Processes, Standing, run
 from .report import Judgement, Report, judge_candidate, promising
 
 Effort = Literal["quick", "normal"]
@@ -53,8 +53,8 @@ class PytestJudge:
     """Writes the kernel into `worktree` and runs pytest there on that one file.
 
     `scratch` is a folder for the baseline, the report and pytest's output; `standing` the pytest
-    that stays, `command` starts one that does not, and `compiling` is another that stays, for
-    what needs no GPU.
+    that stays, `command` starts one that does not, among `processes`, and `compiling` is another
+    that stays, for what needs no GPU.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class PytestJudge:
         compiling: Standing,
         command: Sequence[str] = PYTEST,
         limit_s: Mapping[Effort, float] = LIMIT_S,
+        processes: Processes | None = None,
     ) -> None:
         self._worktree = worktree
         self._kernel = kernel
@@ -73,6 +74,7 @@ class PytestJudge:
         self._standing, self._compiling = standing, compiling
         self._command = command
         self._limit_s = limit_s
+        self._processes = processes or Processes()
 
     def binary(self, text: str) -> Report:
         file, report = (self._scratch / "compiling" / name for name in ("kernel.py", "report.json"))
@@ -124,7 +126,8 @@ class PytestJudge:
                 output = self._standing.output
                 code = self._standing.ask(words, limit_s)
             else:
-                code = run([*self._command, *words], self._worktree, output, limit_s)
+                command = [*self._command, *words]
+                code = run(command, self._worktree, output, limit_s, self._processes)
             return _checked(code, report)
         except JudgeFailed as failure:
             last = "\n".join(output.read_text(errors="replace").splitlines()[-15:])

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .proposers.settings import Sandbox
+from .staff import is_wanted
 from .usage import Price
 
 
@@ -32,8 +33,23 @@ def parse_price(text: str) -> Price:
     return Price(read, written)
 
 
+def parse_workers(text: str) -> str:
+    if not is_wanted(text):
+        raise typer.BadParameter(f"expected a number, ray or ray://HOST:PORT, got {text!r}")
+    return text
+
+
 PANEL = "Coding agents and models"
 
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        parser=parse_workers,
+        metavar="N|ray[://HOST:PORT]",
+        help="How many judge at a time, each on a GPU of its own here; or a Ray cluster's (an "
+        "extra). (default: one for each GPU)",
+    ),
+]
 Agent = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,16 +25,68 @@ GRACE_S = 5.0
 MOST_SESSIONS = 200  # of one process, which keeps a little of each
 
 
-def run(command: Sequence[str], cwd: Path, output: Path, limit_s: float) -> int:
+class Processes:
+    """Those of one worker, with variables of its own. Closed, from whatever thread, they are ended
+    and no more of them are started."""
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self._env = env or {}
+        self._live: list[subprocess.Popen[bytes]] = []
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def start(
+        self, command: Sequence[str], cwd: Path, output: Path, fds: tuple[int, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        """A command in a session of its own, whose output begins anew. Raises JudgeFailed."""
+        output.write_bytes(b"")
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        with self._lock, output.open("ab") as words:  # what somebody empties meanwhile begins anew
+            if self._closed:
+                raise JudgeFailed("the worker was closed")
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env={**env, **self._env, PARENT: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=words,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=fds,
+            )
+            self._live.append(process)
+        return process
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """End one, and all that it has started."""
+        _end(process)
+        with self._lock:
+            self._live.remove(process)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed, live = True, [*self._live]
+        with ThreadPoolExecutor() as pool:  # each may take its GRACE_S
+            list(pool.map(_end, live))
+
+
+def run(
+    command: Sequence[str],
+    cwd: Path,
+    output: Path,
+    limit_s: float,
+    processes: Processes | None = None,
+) -> int:
     """The exit code of a command, run in a session of its own. However this call ends, by
     the limit or by Ctrl-C too, nothing of that session's process group is left."""
-    process = _started(command, cwd, output)
+    processes = processes or Processes()
+    process = processes.start(command, cwd, output)
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         raise _hangs(limit_s) from None
     finally:
-        _end(process)
+        processes.end(process)
 
 
 class Standing:
@@ -40,8 +94,15 @@ class Standing:
     and afresh once it is gone: it ends with the thread that started it. `output` is its last
     session's."""
 
-    def __init__(self, cwd: Path, output: Path, command: Sequence[str] = PYTEST) -> None:
+    def __init__(
+        self,
+        cwd: Path,
+        output: Path,
+        command: Sequence[str] = PYTEST,
+        processes: Processes | None = None,
+    ) -> None:
         self._cwd, self.output, self._command = cwd, output, command
+        self._processes = processes or Processes()
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions = 0
 
@@ -77,33 +138,15 @@ class Standing:
             # A path, or pytest looks for the user's testpaths, and warns where there are none.
             words = (str(self._cwd), f"--rootdir={self._cwd}", "-o", "addopts=")
             command = [*self._command, *words, *STANDING, str(fd)]
-            self._process = _started(command, self._cwd, self.output, (fd,))
+            self._process = self._processes.start(command, self._cwd, self.output, (fd,))
 
     def close(self) -> None:
         """End it, and all that it has started."""
         process, self._process, self._sessions = self._process, None, 0
         if process is not None:
-            _end(process)  # first: another thread may be waiting for its answer
+            self._processes.end(process)  # first: another thread may be waiting for its answer
             self._lines.close()
             self._socket.close()
-
-
-def _started(
-    command: Sequence[str], cwd: Path, output: Path, fds: tuple[int, ...] = ()
-) -> subprocess.Popen[bytes]:
-    output.write_bytes(b"")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    with output.open("ab") as words:  # what somebody empties meanwhile begins anew
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**env, PARENT: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=fds,
-        )
 
 
 def _hangs(limit_s: float) -> JudgeFailed:

@@ -95,6 +95,12 @@ class Report:
             raise JudgeFailed(f"the judge's report is not as agreed: {error!r}") from error
 
     @property
+    def device(self) -> str:
+        """Where it was judged: `cuda` or `cpu`."""
+        (kernel,) = self.raw["kernels"]
+        return str(kernel.get("device"))
+
+    @property
     def on_gpu(self) -> bool:
         """Whether compiling is in nobody's way: what is timed runs elsewhere."""
         return bool(self.raw["kernels"][0].get("device") == "cuda")

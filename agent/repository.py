@@ -145,14 +145,14 @@ class Repository:
     @contextmanager
     def worktree(self, folder: Path, commit: str) -> Iterator[Path]:
         """A work tree of our own at `commit`, gone afterwards; one left by a crash is replaced."""
-        self._remove(folder)
+        self.remove_worktree(folder)
         self._git.worktree("add", "--detach", "--force", str(folder), commit)
         try:
             yield folder
         finally:
-            self._remove(folder)
+            self.remove_worktree(folder)
 
-    def _remove(self, folder: Path) -> None:
+    def remove_worktree(self, folder: Path) -> None:
         """`git worktree remove` refuses half a work tree, which is what a crash may leave."""
         if folder.exists():
             shutil.rmtree(folder)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -15,15 +16,16 @@ from rich.console import Console
 from . import schedule, stop
 from .display import ConsoleDisplay
 from .errors import JudgeFailed, Refused
-from .judge import PytestJudge, experiment
+from .judge import experiment
 from .ledger import Ledger, open_ledger
 from .loop import Loop
-from .process import Standing
-from .proposers import Settings, shortcomings
+from .proposers import Settings, secrets, shortcomings
 from .records import Experiment
 from .report import Judgement, judge_starter
 from .repository import Repository
+from .staff import hired
 from .tables import closing_line, kept_table, proposals_line
+from .worker import Local
 
 PATIENCE = 5  # proposals in a row that come to nothing
 
@@ -31,7 +33,8 @@ PATIENCE = 5  # proposals in a row that come to nothing
 @dataclass(frozen=True)
 class Options:
     """What was asked for. The limits are for all kernels together; `plan` is a file of their
-    shares of the run time, `move_on` when to leave one of several for another."""
+    shares of the run time, `move_on` when to leave one of several for another, `workers` says who
+    judges (staff.py)."""
 
     files: tuple[Path, ...]
     tag: str
@@ -44,6 +47,7 @@ class Options:
     max_tokens: int | None = None
     plan: Path | None = None
     move_on: str = stop.MOVE_ON
+    workers: str | None = None
 
 
 def optimize(options: Options, console: Console) -> None:
@@ -64,7 +68,9 @@ def optimize(options: Options, console: Console) -> None:
             except (KeyboardInterrupt, JudgeFailed):
                 ledger.heal()
                 _summarise(kernels, ledger, console)
-                again = shlex.join([*map(str, options.files), "--tag", options.tag])
+                words = [*map(str, options.files), "--tag", options.tag]
+                words += ["--workers", options.workers] if options.workers else []
+                again = shlex.join(words)
                 again += "" if options.proposer == "tuner" else ", with the same options"
                 _print(console, f"stopped before its end; to go on: autokernel optimize {again}")
                 raise
@@ -100,22 +106,18 @@ def _work(
     """Measure all starters, then visit kernels until the limits are reached or none has anything
     left; and measure what all that came to."""
     limits = _Limits(options, ledger)
-    scratch = ledger.folder / "scratch"
-    with (
-        ledger.repository.worktree(ledger.folder / "worktree", ledger.tip or base) as worktree,
-        closing(Standing(worktree, scratch / "standing.txt")) as standing,
-        closing(Standing(worktree, scratch / "compiling.txt")) as compiling,
-    ):
+    named, seed, settings = options.proposer, options.seed, options.settings
+    repository, folder, commit = ledger.repository, ledger.folder, ledger.tip or base
+    warn = partial(_print, console, style="yellow")
+    with hired(options.workers, repository, commit, folder, secrets(settings), warn) as crew:
 
         def loop(kernel: str) -> tuple[Loop, ConsoleDisplay]:
             display = ConsoleDisplay(console, ledger.of(kernel), limits.left_s)
-            judge = PytestJudge(worktree, kernel, scratch, standing, compiling)
-            named, seed, settings = options.proposer, options.seed, options.settings
-            return Loop(kernel, base, judge, ledger, display, named, seed, settings), display
+            return Loop(kernel, base, crew, ledger, display, named, seed, settings), display
 
         kernels = [*ledger.plan]
         for lack in shortcomings(options.proposer, options.settings):
-            _print(console, f"the agent's sandbox lacks: {lack}", style="yellow")
+            warn(f"the agent's sandbox lacks: {lack}")
         for kernel in kernels:
             starting, display = loop(kernel)
             _print(console, f"{kernel}: tag {options.tag}, {starting.by}, seed {options.seed}")
@@ -136,7 +138,7 @@ def _work(
             ending, display = loop(kernel)
             with display.live():
                 ending.close()
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
 
 
 class _Limits:
@@ -189,14 +191,13 @@ def _tried(ledger: Ledger) -> int:
 def replay(ledger: Ledger, then: Experiment) -> Judgement:
     """Judge an experiment's text once more, with its seed, against the one it was compared with."""
     repository, folder = ledger.repository, ledger.folder / f"replay-{then.experiment}"
-    scratch = folder / "scratch"
     text = repository.text(then.commit, then.kernel)
     try:
         with (
             repository.worktree(folder / "worktree", then.commit) as worktree,
-            closing(Standing(worktree, scratch / "standing.txt")) as standing,
+            closing(Local(worktree, folder / "scratch")) as worker,
         ):
-            judge = PytestJudge(worktree, then.kernel, scratch, standing, compiling=standing)
+            judge = worker.judge(then.kernel)
             if then.starter:
                 return judge_starter(judge.compare(text, None, then.seed))
             incumbent = repository.text(then.parent, then.kernel)

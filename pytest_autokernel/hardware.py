@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class Hardware:
         self.measured_spec = text
         with contextlib.suppress(OSError):  # a cache that cannot be written is none
             folder.mkdir(parents=True, exist_ok=True)
-            part = folder / "part"
+            part = folder / f"part.{os.getpid()}"  # another run may measure the same
             part.write_text(text, encoding="utf-8")
             part.replace(folder / f"{stem(device)}.yaml")
         return find_spec(device, load_specs((SHIPPED / "gpu_specs", folder)))

@@ -186,8 +186,11 @@ def main(argv: list[str]) -> None:
     log = Path(os.environ["FAKE_LOG"])
     with log.open("a") as file:
         call = {"argv": argv, "cwd": str(Path.cwd()), "pid": os.getpid()}
+        call["gpu"] = os.environ.get("CUDA_VISIBLE_DEVICES")
         file.write(json.dumps({**call, "variables": sorted(os.environ)}) + "\n")
-    misbehave(os.environ.get("FAKE", ""), len(log.read_text().splitlines()))
+        file.flush()
+        number = log.read_bytes()[: file.tell()].count(b"\n")  # others may have called since
+    misbehave(os.environ.get("FAKE", ""), number)
     file_of = options.get("--autokernel-baseline")
     found = report(
         Path(options["--autokernel"]).read_text(),

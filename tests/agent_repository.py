@@ -6,10 +6,12 @@ import csv
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autokernel_agent.crew import Crew
+from autokernel_agent.judge import Judge
 from autokernel_agent.ledger import Ledger, open_ledger
 from autokernel_agent.loop import Loop
 from autokernel_agent.records import Experiment, Proposal
@@ -118,11 +120,33 @@ class Silent:
         self.seen.append(f"{proposal.experiment} {proposal.failure}")
 
 
+@dataclass
+class Given:
+    """A worker in this process, with the judge that it is given."""
+
+    given: Judge
+
+    def judge(self, kernel: str) -> Judge:
+        return self.given
+
+    def close(self) -> None:
+        pass
+
+
+_crews = ExitStack()
+
+
+def crew(*judges: Judge) -> Crew:
+    """A worker for each judge, until the ledger is closed."""
+    hires = [lambda judge=judge: Given(judge) for judge in judges]
+    return _crews.enter_context(closing(Crew(hires)))
+
+
 @contextmanager
 def opened(folder: Path, tag: str = "t") -> Iterator[Ledger]:
     repository = Repository(folder)
     try:
-        with open_ledger(repository, tag) as ledger:
+        with _crews, open_ledger(repository, tag) as ledger:
             yield ledger
     finally:
         repository.close()
@@ -130,7 +154,7 @@ def opened(folder: Path, tag: str = "t") -> Iterator[Ledger]:
 
 def loop(ledger: Ledger, seed: int = 1, kernel: str = PATH) -> Loop:
     base = ledger.repository.head()
-    return Loop(kernel, base, ScriptedJudge(), ledger, Silent(), "tuner", seed)
+    return Loop(kernel, base, crew(ScriptedJudge()), ledger, Silent(), "tuner", seed)
 
 
 def run(folder: Path, stop: Stop | int, seed: int = 1) -> list[Experiment]:

@@ -14,7 +14,7 @@ from autokernel_agent.stop import experiments, never
 
 from . import agent_fakes
 from .agent_fakes import KERNEL, config_of, item
-from .agent_repository import OnGpu, essence, loop, opened, run, user_repository
+from .agent_repository import OnGpu, crew, essence, loop, opened, run, user_repository
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def judge() -> Wide:
 @pytest.fixture
 def done(repo: Path, judge: Wide) -> list[Experiment]:
     with opened(repo) as ledger:
-        dataclasses.replace(loop(ledger), judge=judge).run(never())
+        dataclasses.replace(loop(ledger), crew=crew(judge)).run(never())
         return ledger.experiments
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_put_something_off_goes_on_where_it_was_stopped(
     other = user_repository(tmp_path_factory.mktemp("other"))
     for _ in range(len(done)):
         with opened(other) as ledger:
-            dataclasses.replace(loop(ledger), judge=Wide()).run(experiments(1))
+            dataclasses.replace(loop(ledger), crew=crew(Wide())).run(experiments(1))
             found = ledger.experiments
     assert essence(found) == essence(done)
 

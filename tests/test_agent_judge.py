@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from autokernel_agent.judge import PytestJudge
 from autokernel_agent.process import Standing
 
 from . import agent_fakes
+from .agent_cli import gone, soon
 from .agent_fakes import KERNEL
 
 FASTER = KERNEL.replace('"width": 1,', '"width": 4,')
@@ -62,22 +62,6 @@ def judge(worktree: Path, standing: Standing) -> PytestJudge:
         command=COMMAND,
         limit_s={"quick": 30, "normal": 30},
     )
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, waited for or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def soon(true: Callable[[], bool]) -> bool:
-    """Whether something becomes true within ten seconds."""
-    end = time.monotonic() + 10
-    while not true() and time.monotonic() < end:
-        time.sleep(0.02)
-    return true()
 
 
 def options(call: dict[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from .agent_repository import (
     PATH,
     OnGpu,
     ScriptedJudge,
+    crew,
     essence,
     git,
     loop,
@@ -89,7 +90,7 @@ class TestARun:
 
     def test_with_nothing_kept_there_is_nothing_to_close(self, repo: Path) -> None:
         with opened(repo) as ledger:
-            work = dataclasses.replace(loop(ledger), judge=NeverFaster())
+            work = dataclasses.replace(loop(ledger), crew=crew(NeverFaster()))
             work.run(never())
             assert work.close() is None
             assert ledger.tip == git(repo, "rev-parse", "main")
@@ -98,7 +99,7 @@ class TestARun:
         self, repo: Path
     ) -> None:
         with opened(repo) as ledger:
-            work = dataclasses.replace(loop(ledger), judge=AlwaysWrong())
+            work = dataclasses.replace(loop(ledger), crew=crew(AlwaysWrong()))
             with pytest.raises(Refused, match="is not right as it is: CRASH: segfault"):
                 work.run(never())
             assert ledger.experiments == []
@@ -106,7 +107,7 @@ class TestARun:
 
     def test_a_kernel_that_cannot_be_timed_is_refused_with_the_reason(self, repo: Path) -> None:
         with opened(repo) as ledger:
-            work = dataclasses.replace(loop(ledger), judge=Untimed())
+            work = dataclasses.replace(loop(ledger), crew=crew(Untimed()))
             with pytest.raises(Refused, match=r"was not timed(.|\n)*SKIP: no GPU"):
                 work.run(never())
 
@@ -121,7 +122,7 @@ class TestDuplicates:
     @pytest.fixture
     def done(self, repo: Path, judge: OnGpu) -> list[Experiment]:
         with opened(repo) as ledger:
-            dataclasses.replace(loop(ledger), judge=judge).run(never())
+            dataclasses.replace(loop(ledger), crew=crew(judge)).run(never())
             return ledger.experiments
 
     def test_are_recorded_and_not_judged(self, done: list[Experiment], judge: OnGpu) -> None:
@@ -149,7 +150,7 @@ class TestDuplicates:
 
         judge = Broken()
         with opened(repo) as ledger:
-            dataclasses.replace(loop(ledger), judge=judge).run(experiments(4))
+            dataclasses.replace(loop(ledger), crew=crew(judge)).run(experiments(4))
             assert len(ledger.experiments) == 5
         assert len(judge.screened) == 4
         assert len(judge.compiled) == 2  # the starter's, and one more
@@ -160,7 +161,7 @@ class TestDuplicates:
                 raise AssertionError
 
         with opened(repo) as ledger:
-            dataclasses.replace(loop(ledger), judge=Asked()).run(experiments(2))
+            dataclasses.replace(loop(ledger), crew=crew(Asked())).run(experiments(2))
             assert len(ledger.experiments) == 3
 
 
@@ -178,7 +179,7 @@ def test_a_duplicate_of_what_was_wrong_is_judged_all_the_same(repo: Path) -> Non
 
     judge = Same()
     with opened(repo) as ledger:
-        dataclasses.replace(loop(ledger), judge=judge).run(experiments(2))
+        dataclasses.replace(loop(ledger), crew=crew(judge)).run(experiments(2))
         _, wrong, same = ledger.experiments
     assert (wrong.verdict, wrong.binary) == ("FAIL", same.binary)
     assert len(judge.screened) == 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..display import short
-from .proposer import Situation, Try
+from .proposer import Edit, Situation, Try
 
 MOST_TRIES = 40  # told in a line each, the last ones
 MOST_DIFFS = 4  # of the last tries that were not kept
@@ -22,6 +22,7 @@ def situation_text(situation: Situation) -> str:
             "",
             *_measured(situation),
             *_history(situation.history),
+            *_pending(situation.pending),
             *_failed(situation.failed),
             *_diffs(situation),
         ]
@@ -80,6 +81,14 @@ def _line(tried: Try) -> str:
         return f"{tried.verdict}: {tried.description}: {short(tried.reason)}"
     speed = f" {tried.speedup} the speed before it" if tried.speedup else ""
     return f"{tried.decision}{speed}: {tried.description}"
+
+
+def _pending(pending: Sequence[Edit]) -> Iterator[str]:
+    if pending:
+        yield "## What is being judged at the moment: propose something else"
+        yield ""
+        yield from (f"- {short(edit.description)}" for edit in pending)
+        yield ""
 
 
 def _failed(failed: Sequence[str]) -> Iterator[str]:

@@ -28,10 +28,21 @@ class Try:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A proposed kernel file: its whole text, in a few words what was changed, and what the
+    proposal took, where that is tokens or money."""
+
+    text: str
+    description: str
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
 class Situation:
     """What there is to improve: the incumbent, the report on it with its timings, and what was
     tried on this kernel, oldest first. `failed` says of the proposals since the last try, oldest
-    first, why nothing came of them; `reference` is the file that defines the op."""
+    first, why nothing came of them; `reference` is the file that defines the op; `pending` are
+    edits that were proposed and are being judged, oldest first."""
 
     kernel: str
     op: str
@@ -40,16 +51,7 @@ class Situation:
     history: tuple[Try, ...]
     failed: tuple[str, ...] = ()
     reference: str = ""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A proposed kernel file: its whole text, in a few words what was changed, and what the
-    proposal took, where that is tokens or money."""
-
-    text: str
-    description: str
-    usage: Usage | None = None
+    pending: tuple[Edit, ...] = ()
 
 
 class ProposalFailed(Exception):
@@ -66,7 +68,8 @@ class Proposer(Protocol):
 
     When a run is taken up again, `tell` is first called for every experiment of the ledger, in
     order: what `ask` gives next may depend on nothing but that, the situation and, for a proposer
-    that searches by itself, the seed.
+    that searches by itself, the seed. It may be asked for more while edits are pending, and is told
+    of each in the order in which it proposed them.
     """
 
     def ask(self, situation: Situation) -> Edit | None:

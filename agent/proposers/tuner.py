@@ -119,7 +119,9 @@ class Tuner:
         self._choose()
 
     def ask(self, situation: Situation) -> Edit | None:
-        return (self._trial or self._walk).ask()
+        """The next edit, should those that are pending turn out to be slower."""
+        then = self._told(situation.pending) if situation.pending else self
+        return (then._trial or then._walk).ask()
 
     def tell(self, tried: Try) -> None:
         """An edit that is none of the tuner's own, in a tag on which others work too, is where to
@@ -139,11 +141,16 @@ class Tuner:
         return point is not None and point not in self._walk.last
 
     def foresee(self, edit: Edit, situation: Situation) -> Edit | None:
+        return self.ask(replace(situation, pending=(*situation.pending, edit)))
+
+    def _told(self, edits: Sequence[Edit]) -> Tuner:
+        """Another one, which was told that these are slower."""
         then = copy.copy(self)
         then._walk, then._trial = self._walk.copy(), self._trial and self._trial.copy()
         then._trials, then._failed = self._trials.copy(), self._failed.copy()
-        then.tell(Try(edit.text, edit.description, "PASS", "REVERT", None, SLOWER))
-        return then.ask(situation)
+        for edit in edits:
+            then.tell(Try(edit.text, edit.description, "PASS", "REVERT", None, SLOWER))
+        return then
 
     def _keep(self, text: str, same_space: bool) -> None:
         self._lull, self._trial = 0, None
