@@ -118,6 +118,7 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
         expected.where(finite, 0.0),
         condition.where(finite, 0.0),
         unit * L2_ROUNDING * (op.tolerance.roundings + 2 * extra_units),
+        float(allowance.where(finite, 0.0).max()),
         tiny,
         worst,
     )
@@ -189,16 +190,17 @@ def _whole(
     expected: torch.Tensor,
     condition: torch.Tensor,
     rounding: float,
+    most: float,
     tiny: float,
     worst: float,
 ) -> Judged:
-    """The relative L2 criterion."""
+    """The relative L2 criterion; `most` is the largest allowance of an element."""
     size = float(expected.norm())
     if size == 0:
         return Judged(worst)
-    # One element may be off by the whole unit, and so may a result that one element dominates.
-    rounding *= 1 + float(expected.abs().max()) / size
-    allowed = rounding + (U32 * float(condition.norm()) + tiny * math.sqrt(expected.numel())) / size
+    # One element may be off by all that it is allowed, and so may a result that one dominates.
+    floor = tiny * math.sqrt(expected.numel())
+    allowed = rounding + (most + U32 * float(condition.norm()) + floor) / size
     l2 = float(error.norm()) / size
     trusted_l2 = float(trusted().norm()) / size if l2 > allowed else 0.0
     if allowed < trusted_l2 < math.inf:

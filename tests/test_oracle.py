@@ -87,6 +87,19 @@ def test_an_ops_intermediate_roundings_are_allowed_and_no_more(ramp: torch.Tenso
     assert not judged(got, ramp, twice).ok
 
 
+def test_a_result_of_one_element_is_judged_as_an_element() -> None:
+    op = load_op("fused_mlp", op_files(ROOT))
+    for seed in range(300):  # the hidden numbers' roundings are large beside what is left of them
+        dims = {"batch": 1, "dim": 1, "hidden": 287}
+        case = Case("one", dims, "bf16", variant="relu2", seed=seed)
+        (x, w_gate, w_up, w_down), _ = operands.make_inputs(op, case, "cpu")
+        wide = [t.double() for t in (x, w_gate, w_up)]
+        hidden = (torch.relu(wide[0] @ wide[1].T).square() * (wide[0] @ wide[2].T)).bfloat16()
+        got = (hidden.double() @ w_down.double().T).bfloat16()
+        judged = oracle.compare(got, op, case, (x, w_gate, w_up, w_down))
+        assert judged.ok, judged.reason
+
+
 def test_pytorch_is_asked_only_where_the_allowance_does_not_do(ramp: torch.Tensor) -> None:
     asked = []
 
