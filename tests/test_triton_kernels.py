@@ -161,6 +161,7 @@ def test_softmax_holds_a_row_whole_where_it_can_be_read_by_vectors(
         (8, 1024, 1, "sum_parts"),
         (8, 1023, 0, "sum_parts"),
         (7, 1024, 0, "sum_parts"),
+        (7, 256, 0, "sum_rows"),
         (7, 128, 1, "sum_rows"),
         (8, 1040, 0, "sum_parts"),
     ],
@@ -168,7 +169,7 @@ def test_softmax_holds_a_row_whole_where_it_can_be_read_by_vectors(
 def test_reduce_holds_a_row_whole_where_rows_are_many_and_read_by_vectors(
     launches: Any, rows: int, cols: int, shift: int, kernel: str
 ) -> None:
-    config = {"resident": 1024, "resident_short": 128, "programs": 8}
+    config = {"resident": 1024, "resident_odd": 128, "resident_few": 256, "programs": 8}
     x = torch.empty(rows * cols + shift)[shift:].view(rows, cols)
     assert [name for name, _ in launches("reduce", x, **config)] == [kernel]
 

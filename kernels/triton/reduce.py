@@ -13,19 +13,20 @@ import triton.language as tl
 KERNEL_TYPE = "reduce"
 SUPPORTS = {"dim", "nd"}
 
-# resident: longest row held whole, or resident_short where rows are fewer than programs, or do not
-# begin at whole 16 bytes; tile: elements per program at least, by taking several rows; per_thread:
-# elements of them, in up to 32 warps. part: elements per step of a longer row, by so many
-# warps_part; it is split so that there are so many programs. block: elements per step down so many
-# columns, by so many warps.
+# resident: longest row held whole, or resident_odd where rows do not begin at whole 16 bytes, or
+# resident_few where they are fewer than programs; tile: elements per program at least, by taking
+# several rows; per_thread: elements of them, in up to 32 warps. part: elements per step of a longer
+# row, by so many warps_part; it is split so that there are so many programs. block: elements per
+# step down so many columns, by so many warps.
 CONFIG = {
-    "resident": 32768, "resident_short": 4096, "tile": 4096, "per_thread": 16,
+    "resident": 32768, "resident_odd": 4096, "resident_few": 8192, "tile": 4096, "per_thread": 16,
     "part": 4096, "warps_part": 8, "programs": 512,
     "block": 8192, "columns": 128, "warps": 8,
 }  # fmt: skip
 SPACE = {
     "resident": [8192, 16384, 32768],
-    "resident_short": [2048, 4096],
+    "resident_odd": [2048, 4096],
+    "resident_few": [4096, 8192, 16384],
     "tile": [1024, 4096, 8192],
     "per_thread": [8, 16, 32],
     "part": [2048, 4096, 8192],
@@ -106,7 +107,7 @@ def add_rows(x: torch.Tensor, y: torch.Tensor, rows: int, cols: int) -> torch.Te
     """`y [rows]`, the sum over `x [rows, cols]`, contiguous."""
     odd = (x.data_ptr() | cols) % 16 != 0  # Triton holds rows to be aligned where 16 divides both
     few = rows < CONFIG["programs"]
-    if cols > CONFIG["resident_short" if odd or few else "resident"]:
+    if cols > CONFIG["resident_odd" if odd else "resident_few" if few else "resident"]:
         step = CONFIG["part"]
         parts = max(min(CONFIG["programs"] // rows, cols // step), 1)
         part = -(-cols // (parts * step)) * step
