@@ -243,7 +243,7 @@ def measure(
 
 def _left_out(without: str, op: str) -> dict[str, str]:
     names = [name.rpartition("/") for name in without.split(",") if name]
-    return {name: "left out" for of, _, name in names if of in ("", op)}
+    return {name: peers_record.LEFT_OUT for of, _, name in names if of in ("", op)}
 
 
 def _machine(judge: Judge) -> dict[str, str]:

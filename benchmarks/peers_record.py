@@ -15,6 +15,7 @@ import typer
 BEGIN, END = "<!-- peers: benchmarks/peers.py draws what is between -->", "<!-- /peers -->"
 ALIKE = {"sdpa": "eager"}  # PyTorch's attention stands in one column with its other ops
 MOST_SLOWER = 1.05  # of eager's time, that a small shape may take
+LEFT_OUT = "left out"  # who was not to be measured
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,17 @@ def _notes(record: Record) -> str:
     absent = [name for name, version in about.items() if version == "-"]
     if absent:
         words.append(f"Not installed: {', '.join(absent)}.")
+    left_out: dict[str, list[str]] = {}
     reasons: dict[str, list[str]] = {}
     for row in record.rows:
         for name, why in row.missing.items():
-            if not why.startswith(("not installed", "the op has none")):
+            if why == LEFT_OUT:
+                left_out.setdefault(name, []).append(row.op)
+            elif not why.startswith(("not installed", "the op has none")):
                 reasons.setdefault(f"{row.op}: no {name}: {why}", []).append(row.shape)
+    if left_out:
+        of = (f"{name} ({', '.join(dict.fromkeys(ops))})" for name, ops in left_out.items())
+        words.append(f"Left out: {'; '.join(of)}.")
     words += [f"{reason} ({', '.join(dict.fromkeys(at))})." for reason, at in reasons.items()]
     slow = too_slow(record.rows)
     if slow:

@@ -125,6 +125,23 @@ def test_blocks_begin_with_each_contender_in_turn(
     )
 
 
+def test_another_starts_first_in_each_round(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    start = WorkerSubject.start
+
+    def seen(this: WorkerSubject) -> None:
+        started.append(this.kernel.path.name)
+        start(this)
+
+    monkeypatch.setattr(WorkerSubject, "start", seen)
+    monkeypatch.setattr(session, "BLOCKS_PER_ROUND", decide.Rule().glance // 2)
+    measure(RIGHT, RIGHT)
+    # Two rounds until the glance; from then on the op's own baseline is one of them.
+    assert started[:4] == ["base.py", "k.py", "k.py", "base.py"]
+
+
 def test_a_burst_on_a_cpu_begins_with_calls_that_are_not_timed() -> None:
     calls = []
 
