@@ -26,7 +26,7 @@ CONFIG = {
 SPACE = {
     "resident": [8192, 16384, 32768],
     "resident_odd": [2048, 4096],
-    "resident_few": [4096, 8192, 16384],
+    "resident_few": [4096, 8192],
     "tile": [1024, 4096, 8192],
     "per_thread": [8, 16, 32],
     "part": [2048, 4096, 8192],
