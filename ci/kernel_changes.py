@@ -127,7 +127,8 @@ class _Wrapper(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        if any(ast.unparse(by) == "triton.jit" for by in node.decorator_list):
+        makers = [by.func if isinstance(by, ast.Call) else by for by in node.decorator_list]
+        if any(ast.unparse(maker) == "triton.jit" for maker in makers):
             node.body = []
         return node
 

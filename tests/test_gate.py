@@ -133,6 +133,8 @@ def test_comments_of_cpp_make_no_other_code(cpp: str, same: bool) -> None:
 def test_python_is_the_same_where_what_is_compiled_alone_differs(other: str, same: bool) -> None:
     base = "SOURCE = ''\n\n\n@triton.jit\ndef f(x, B):\n    return x\n\n\na = f[1]\n"
     assert same_python(base, other) is same
+    called = [text.replace("triton.jit", "triton.jit(debug=True)") for text in (base, other)]
+    assert same_python(*called) is same
 
 
 def a_report(
