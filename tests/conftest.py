@@ -11,6 +11,7 @@ import pytest
 
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.settings import Settings
+from tests.agent_repository import BARE, user_repository
 
 pytest_plugins = ["pytester"]
 
@@ -28,6 +29,19 @@ os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 ROOT = Path(__file__).parent.parent
 WRONG = ROOT / "tests" / "wrong_kernels"
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """git knows no settings of the user's nor of the system's, here and in what a test starts."""
+    for name, value in BARE.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A user's repository with a kernel in it."""
+    return user_repository(tmp_path / "repo")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from autokernel_agent.worker import WorkerLost
 from .agent_fakes import KERNEL
 from .agent_listed import EDITS, WIDER, Listed, opened_as_listed, worked
 from .agent_repository import (
-    BARE,
     PATH,
     Given,
     OnGpu,
@@ -30,16 +29,7 @@ from .agent_repository import (
     user_repository,
 )
 
-
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in BARE.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return user_repository(tmp_path / "repo")
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 @pytest.fixture

@@ -9,18 +9,9 @@ from autokernel_agent.records import COLUMNS
 from autokernel_agent.stop import never
 
 from .agent_fakes import config_of
-from .agent_repository import BARE, PATH, git, loop, opened, rows, run, user_repository
+from .agent_repository import PATH, git, loop, opened, rows, run
 
-
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in BARE.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return user_repository(tmp_path / "repo")
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 class TestTheLedger:

@@ -14,7 +14,6 @@ from autokernel_agent.stop import experiments, never
 
 from .agent_fakes import KERNEL, config_of
 from .agent_repository import (
-    BARE,
     PATH,
     OnGpu,
     ScriptedJudge,
@@ -32,15 +31,7 @@ from .agent_repository import (
 BEST = {"width": 4, "unroll": 1}
 
 
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in BARE.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return user_repository(tmp_path / "repo")
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 class TestARun:

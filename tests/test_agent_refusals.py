@@ -10,12 +10,7 @@ import pytest
 
 from .agent_cli import Cli
 from .agent_fakes import KERNEL
-from .agent_repository import PATH, git, user_repository
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return user_repository(tmp_path / "repo")
+from .agent_repository import PATH, git
 
 
 @pytest.fixture

@@ -30,16 +30,7 @@ from .agent_repository import (
     user_repository,
 )
 
-
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in BARE.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return user_repository(tmp_path / "repo")
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 class TestGoingOn:

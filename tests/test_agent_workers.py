@@ -16,7 +16,6 @@ from autokernel_agent.stop import experiments
 from .agent_fakes import KERNEL
 from .agent_listed import EDITS, TWICE, WIDE, WIDER, WIDEST, Listed, opened_as_listed, worked
 from .agent_repository import (
-    BARE,
     PATH,
     OnGpu,
     ScriptedJudge,
@@ -28,16 +27,7 @@ from .agent_repository import (
     user_repository,
 )
 
-
-@pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in BARE.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return user_repository(tmp_path / "repo")
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 @pytest.fixture

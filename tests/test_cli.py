@@ -28,11 +28,6 @@ from .conftest import ROOT
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return user_repository(tmp_path / "repo")
-
-
-@pytest.fixture
 def cli(tmp_path: Path, repo: Path) -> Cli:
     return Cli(repo, tmp_path)
 
