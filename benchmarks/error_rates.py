@@ -13,11 +13,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import secrets
 import statistics
+import tempfile
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,10 +34,9 @@ from pytest_autokernel.judge import Judge
 from pytest_autokernel.settings import Effort, Settings
 from pytest_autokernel.subjects import WorkerSubject
 
-# What our kernels are written with, and what it becomes with PERCENT more work: in C++ more rows,
-# which are the first ones again; in Triton more programs, of which the last do the first ones' work
-# again (of T = N + N * PERCENT // 100 programs N is T * 100 / (100 + PERCENT), rounded up).
-LONGER = {
+# What our C++ kernels are written with, and what it becomes with PERCENT more work: more rows,
+# which are the first ones again.
+MORE_ROWS = {
     r"next\.fetch_add\(BLOCK\)\) < rows;": (
         "next.fetch_add(BLOCK)) < rows + rows * PERCENT / 100;"
     ),
@@ -42,12 +44,32 @@ LONGER = {
         "for (int64_t q = first; q < std::min(first + BLOCK, rows + rows * PERCENT / 100); q++)\n"
         "for (int64_t r = q % rows, once = 1; once; once = 0)"
     ),
-    r"tl\.program_id\(0\)": (
-        "(tl.program_id(0) % ((tl.num_programs(0) * 100 + PERCENT + 99) // (100 + PERCENT)))"
-    ),
-    r"\[\((.+),\)\]\(": r"[(\1 + (\1) * PERCENT // 100,)](",
-    r"grid = \((.+),\)\n": r"grid = (\1 + (\1) * PERCENT // 100,)\n",
 }
+# Of a kernel on a GPU: STEPS multiplications after it, each of which waits for the last. (More
+# programs, or more bytes in each, take no more time where the GPU has room for them.)
+MORE_STEPS = """
+
+import torch as _torch
+import triton as _triton
+import triton.language as _tl
+
+
+@_triton.jit(do_not_specialize=["steps"])
+def multiplied(y, steps):
+    x = _tl.load(y)
+    for _ in range(steps):
+        x = x * 1.0000001 + 1e-9
+    _tl.store(y, x)
+
+
+_once = kernel_fn
+
+
+def kernel_fn(*args, **kwargs):
+    out = _once(*args, **kwargs)
+    multiplied[(1,)](_torch.empty(1, device=out.device), STEPS)
+    return out
+"""
 
 console = Console()
 
@@ -67,24 +89,65 @@ class Result:
     time_us: float
 
 
-def planted(text: str, percent: int) -> str:
-    """The kernel with `percent` more work, rounded down to whole rows or programs."""
+def with_more_rows(text: str, percent: int) -> str:
+    """The C++ kernel with `percent` more work, rounded down to whole rows."""
     places = 0
-    for written, longer in LONGER.items():
+    for written, longer in MORE_ROWS.items():
         text, count = re.subn(written, longer.replace("PERCENT", str(percent)), text)
         places += count
     if places < 2:
-        raise typer.BadParameter("expected a kernel written like ours, by rows or by programs")
+        raise typer.BadParameter("expected a C++ kernel written like ours, by rows")
     return text
 
 
-def compare(judge: Judge, path: Path, percent: int, folder: Path) -> tuple[Result, Any]:
+def with_more_steps(text: str, steps: int) -> str:
+    """The kernel with a chain of so many multiplications after it, on one thread of a GPU."""
+    return text + MORE_STEPS.replace("STEPS", str(steps))
+
+
+def step_us() -> float:
+    """How long one multiplication of the chain takes on this GPU."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        (file := Path(folder, "chain.py")).write_text("kernel_fn = None" + MORE_STEPS)
+        multiplied = runpy.run_path(str(file))["multiplied"]
+        y, steps, times = torch.ones(1, device="cuda"), 10**6, []
+        for _ in range(5):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            multiplied[(1,)](y, steps)
+            end.record()
+            end.synchronize()
+            times.append(1000 * start.elapsed_time(end) / steps)
+    return statistics.median(times)
+
+
+@dataclass
+class Planter:
+    """Makes kernels slower by some percent, `usual` times being known by then."""
+
+    device: str
+    usual_us: dict[Path, float] = field(default_factory=dict)
+
+    def planted(self, path: Path, percent: int) -> str:
+        text = path.read_text()
+        if self.device == "cpu":
+            return with_more_rows(text, percent)
+        steps = percent and round(percent / 100 * self.usual_us[path] / self.step_us)
+        return with_more_steps(text, steps)
+
+    @cached_property
+    def step_us(self) -> float:
+        return step_us()
+
+
+def compare(judge: Judge, path: Path, percent: int, planter: Planter) -> tuple[Result, Any]:
     """One trial: the base has the longer loops too, so that the percent are all that differs."""
-    text = path.read_text()
-    (folder / "base").mkdir(exist_ok=True)
-    base, changed = folder / "base" / path.name, folder / path.name
-    base.write_text(planted(text, 0))
-    changed.write_text(planted(text, percent) + "\n# the change\n")
+    (judge.folder / "base").mkdir(exist_ok=True)
+    base, changed = judge.folder / "base" / path.name, judge.folder / path.name
+    base.write_text(planter.planted(path, 0))
+    changed.write_text(planter.planted(path, percent) + "\n# the change\n")
     judge.settings = replace(judge.settings, seed=secrets.randbits(48), baseline=str(base))
     subject = WorkerSubject(judge, candidate.read(changed))
     op = judge.op(subject.kernel.op)
@@ -127,15 +190,19 @@ def main(
         baseline=None,
         json=None,
     )
-    work = [(k, int(p)) for _ in range(trials) for k in kernels for p in percent.split(",")]
+    percents = [int(p) for p in percent.split(",")]
+    if device == "cuda" and percents[0]:
+        raise typer.BadParameter("expected --percent to begin with 0: of what, is measured first")
+    work = [(k, more) for _ in range(trials) for k in kernels for more in percents]
     found: dict[tuple[str, int], list[Result]] = defaultdict(list)
-    end, judge = time.monotonic() + 60 * minutes, Judge(settings)
+    end, judge, planter = time.monotonic() + 60 * minutes, Judge(settings), Planter(device)
     try:
         for kernel, more in track(work, "comparing", console=Console(stderr=True)):
             if time.monotonic() > end:
                 break
-            result, blocks = compare(judge, kernel, more, judge.folder)
+            result, blocks = compare(judge, kernel, more, planter)
             found[result.kernel, more].append(result)
+            planter.usual_us.setdefault(kernel, result.time_us)
             if json_file:
                 with json_file.open("a") as file:
                     file.write(json.dumps({**result.__dict__, "samples": blocks}) + "\n")

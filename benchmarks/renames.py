@@ -15,6 +15,8 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -37,8 +39,17 @@ class Renames:
 
     def ask(self, situation: Situation) -> Edit:
         self.number += 1
-        new = f"{self.name}_{self.number}"
-        text = re.sub(rf"\b{self.name}(_\d+)?\b", new, situation.text)
+        return self._renamed(situation.text, self.number)
+
+    def foresee(self, edit: Edit, situation: Situation) -> Edit:
+        return self._renamed(situation.text, int(edit.description.rpartition("_")[2]) + 1)
+
+    def postpones(self, edit: Edit) -> bool:
+        return False
+
+    def _renamed(self, text: str, number: int) -> Edit:
+        new = f"{self.name}_{number}"
+        text = re.sub(rf"\b{self.name}(_\d+)?\b", new, text)
         return Edit(text, f"{self.name} -> {new}")
 
     def tell(self, tried: object) -> None:
@@ -50,6 +61,7 @@ def main(
     name: Annotated[str, typer.Option(help="a function of the kernel's C++")] = "softmax_row",
     experiments: int = 100,
     budget: Annotated[float, typer.Option(help="seconds at most")] = 36000,
+    workers: Annotated[str | None, typer.Option(help="as of `autokernel optimize`")] = None,
 ) -> None:
     if not re.search(rf"\b{name}\b", kernel.read_text()):
         raise typer.BadParameter(f"{kernel} has no {name!r}: name one of its functions")
@@ -66,10 +78,14 @@ def main(
         PROPOSERS["renames"] = lambda text, seed, settings: Renames(name)  # type: ignore[index]
         settings = Settings(environment={})
         wanted = session.Options((copy,), "aa", budget, experiments, 1, "renames", settings)
-        session.optimize(wanted, console)
+        session.optimize(replace(wanted, workers=workers), console)
         with open_ledger(Repository(Path(folder)), "aa") as ledger:
             tried = [e for e in ledger.experiments if not e.starter]
-        seconds = sum(e.seconds for e in tried)
+        starts = [datetime.fromisoformat(e.started) for e in tried]
+        ends = [
+            start + timedelta(seconds=e.seconds) for start, e in zip(starts, tried, strict=True)
+        ]
+        seconds = (max(ends) - min(starts)).total_seconds()
         console.print(dict(Counter(str(e.decision) for e in tried)))
         console.print(f"{len(tried)} experiments, {3600 * len(tried) / seconds:.0f} an hour")
         raise typer.Exit(any(e.kept for e in tried))

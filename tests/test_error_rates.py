@@ -50,18 +50,18 @@ def test_a_planted_kernel_computes_the_same(
     path = ROOT / "kernels" / "cpp" / f"{name}.py"
     text = path.read_text()
     changed = tmp_path / path.name
-    changed.write_text(program.planted(text, percent))
+    changed.write_text(program.with_more_rows(text, percent))
     assert changed.read_text().count(f"* {percent} / 100") == 2
     expected, got = (candidate.load(file)(*INPUTS[name]) for file in (path, changed))
     assert torch.equal(got, expected)
 
 
-@pytest.mark.parametrize("name", ["softmax", "rmsnorm", "cross_entropy", "rotary_embedding"])
+@pytest.mark.parametrize("name", ["softmax", "cross_entropy", "matmul"])
 def test_a_planted_triton_kernel_is_right_too(
     program: ModuleType, name: str, judge: Judge, tmp_path: Path
 ) -> None:
     text = (ROOT / "kernels" / "triton" / f"{name}.py").read_text()
-    kernel = candidate.parse(tmp_path / "k.py", program.planted(text, 37))
+    kernel = candidate.parse(tmp_path / "k.py", program.with_more_steps(text, 37))
     op = judge.op(name)
     (smallest, *_) = sorted(op.sizes.values(), key=lambda dims: op.cost(dims, 1).bytes)
     with closing(WorkerSubject(judge, kernel)) as subject:
@@ -70,5 +70,5 @@ def test_a_planted_triton_kernel_is_right_too(
 
 
 def test_a_kernel_without_the_loops_is_refused(program: ModuleType) -> None:
-    with pytest.raises(Exception, match="expected a kernel written like ours"):
-        program.planted("KERNEL_TYPE = 'softmax'", 10)
+    with pytest.raises(Exception, match=r"expected a C\+\+ kernel written like ours"):
+        program.with_more_rows("KERNEL_TYPE = 'softmax'", 10)
