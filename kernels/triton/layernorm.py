@@ -22,7 +22,7 @@ SPACE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def layernorm_rows(x, weight, bias, y, rows, cols, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     col = tl.arange(0, BLOCK)

@@ -20,7 +20,7 @@ SPACE = {
 }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "S"])
 def rotate(
     x, cos, sin, y, heads, S, D: tl.constexpr, INTERLEAVED: tl.constexpr,
     HEADS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -58,7 +58,7 @@ def kernel_fn(
     if not y.numel():
         return y
     B, H, S, D = x.shape
-    rows = min(CONFIG["positions"], 1 << (S - 1).bit_length())
+    rows = CONFIG["positions"] if S > 1 else 1
     grid = (-(-B * H // CONFIG["heads"]) * -(-S // rows),)
     rotate[grid](
         x, cos, sin, y, B * H, S, D, interleaved, CONFIG["heads"], rows,
