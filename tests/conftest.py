@@ -66,6 +66,14 @@ def settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture(scope="session")
+def own_cpu(settings: Settings) -> tuple[int, ...]:
+    """One processor, for kernels that are run or timed in one thread: another for each of
+    pytest-xdist's workers, as far as there are enough."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return (settings.cpus[worker % len(settings.cpus)],)
+
+
+@pytest.fixture(scope="session")
 def judge(settings: Settings) -> Iterator[Judge]:
     judge = Judge(settings)
     yield judge

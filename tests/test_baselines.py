@@ -84,12 +84,14 @@ Measure = Callable[..., Timing]
 
 
 @pytest.fixture(scope="module")
-def doubling(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+def doubling(
+    settings: Settings, own_cpu: tuple[int, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Judge]:
     """A judge in a repository with an op of its own."""
     root = tmp_path_factory.mktemp("repository")
     (root / "reference").mkdir()
     (root / "reference" / "double.py").write_text(REFERENCE)
-    alone = replace(settings, rootdir=root, effort="quick", cpus=settings.cpus[:1])
+    alone = replace(settings, rootdir=root, effort="quick", cpus=own_cpu)
     with closing(Judge(replace(alone, cache=root / "cache"))) as judge:
         yield judge
 

@@ -35,12 +35,15 @@ def record(peers: ModuleType) -> Any:
 
 @pytest.fixture
 def judge(
-    peers: ModuleType, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    peers: ModuleType,
+    settings: Settings,
+    own_cpu: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Judge]:
     """One that takes a single look of one round."""
     rule = decide.Rule(looks=(session.BLOCKS_PER_ROUND,))
     monkeypatch.setattr(decide, "Rule", lambda: rule)
-    with closing(Judge(replace(settings, effort="quick", cpus=settings.cpus[:1]))) as judge:
+    with closing(Judge(replace(settings, effort="quick", cpus=own_cpu))) as judge:
         yield judge
 
 

@@ -64,7 +64,10 @@ Measure = Callable[..., Timing]
 
 @pytest.fixture
 def measure(
-    quick_judge: Judge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    quick_judge: Judge,
+    own_cpu: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Iterator[Measure]:
     """Time a kernel's text on a small case against a baseline's text: as long as one look takes,
     and its confirmation, each in one round of fresh processes. In one thread: two would wait for
@@ -72,7 +75,7 @@ def measure(
     monkeypatch.setattr(decide, "Rule", functools.partial(decide.Rule, looks=(BLOCKS,)))
     monkeypatch.setattr(session, "BLOCKS_PER_ROUND", BLOCKS)
     before = quick_judge.settings
-    quick_judge.settings = alone = replace(before, cpus=before.cpus[:1])
+    quick_judge.settings = alone = replace(before, cpus=own_cpu)
 
     def measure(text: str, baseline: str | None = None) -> Timing:
         if baseline is not None:

@@ -53,7 +53,7 @@ def allowed_by(text: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def killed(
-    judge: Judge, monkeypatch: pytest.MonkeyPatch
+    judge: Judge, own_cpu: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Path, set[str]], tuple[str, str]]]:
     """The stage that a kernel dies in, of smoke and the given ones, and why; or no stage."""
     before = judge.settings
@@ -62,7 +62,7 @@ def killed(
 
     def killed(path: Path, stages: set[str]) -> tuple[str, str]:
         kernel = candidate.read(path)
-        judge.settings = replace(before, allow=allowed_by(kernel.text), cpus=before.cpus[:1])
+        judge.settings = replace(before, allow=allowed_by(kernel.text), cpus=own_cpu)
         subject, op = WorkerSubject(judge, kernel), judge.op(kernel.op)
         target = plan.target(subject.target, "normal")
         under = Examination(judge, subject, op, target, {}, "")
