@@ -20,7 +20,8 @@ demo: $(VENV)/ready
 	@$(BIN)/autokernel optimize $(DEMO_KERNEL) --tag demo --budget $(DEMO_BUDGET) --seed 1
 
 test: $(VENV)/ready
-	@$(BIN)/pytest -n 2 --dist worksteal
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not alone"
+	@$(BIN)/pytest -m alone -rs
 
 test-gpu: $(VENV)/ready
 	@$(BIN)/pytest -m gpu

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import git
 import hypothesis
 import pytest
 
@@ -29,6 +30,7 @@ os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 ROOT = Path(__file__).parent.parent
 WRONG = ROOT / "tests" / "wrong_kernels"
+Commit = Callable[[Mapping[str, str | None]], git.Commit]
 
 
 @pytest.fixture
@@ -42,6 +44,27 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 def repo(tmp_path: Path) -> Path:
     """A user's repository with a kernel in it."""
     return user_repository(tmp_path / "repo")
+
+
+@pytest.fixture
+def commit(tmp_path: Path) -> Commit:
+    """Commits files with these texts in a repository of the test's; None deletes one."""
+    repo = git.Repo.init(tmp_path)
+    with repo.config_writer() as config:
+        config.set_value("user", "name", "somebody").set_value("user", "email", "a@b")
+
+    def commit(files: Mapping[str, str | None]) -> git.Commit:
+        for name, text in files.items():
+            file = tmp_path / name
+            if text is None:
+                file.unlink()
+            else:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+        repo.git.add("--all")
+        return repo.index.commit("a change")
+
+    return commit
 
 
 @pytest.fixture(scope="session")
@@ -97,12 +120,17 @@ def foreign(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        _skip(items, "alone", "needs the machine for itself: run `pytest -m alone`, without -n")
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
 
-    if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="no CUDA GPU on this machine"))
+        if not torch.cuda.is_available():
+            _skip(items, "gpu", "no CUDA GPU on this machine")
+
+
+def _skip(items: list[pytest.Item], mark: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(mark):
+            item.add_marker(pytest.mark.skip(reason=reason))

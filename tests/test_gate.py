@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import git
 import pytest
 
 import gate
 from gate import Exit, Finding
 from kernel_changes import Change, changes, same_code, same_python
-from tests.conftest import ROOT
+from tests.conftest import Commit
 
-SOFTMAX = (ROOT / "kernels" / "cpp" / "softmax.py").read_text()
 KERNEL = 'KERNEL_TYPE = "{op}"\n\n\ndef kernel_fn(x):\n    return {value}\n'
-Commit = Callable[[Mapping[str, str | None]], git.Commit]
-
-
-@pytest.fixture
-def commit(tmp_path: Path) -> Commit:
-    """Commits files with these texts in a repository of the test's; None deletes one."""
-    repo = git.Repo.init(tmp_path)
-    with repo.config_writer() as config:
-        config.set_value("user", "name", "somebody").set_value("user", "email", "a@b")
-
-    def commit(files: Mapping[str, str | None]) -> git.Commit:
-        for name, text in files.items():
-            file = tmp_path / name
-            if text is None:
-                file.unlink()
-            else:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(text)
-        repo.git.add("--all")
-        return repo.index.commit("a change")
-
-    return commit
 
 
 def a_kernel(value: str, op: str = "softmax") -> str:
@@ -216,75 +188,3 @@ def test_the_summary_has_the_figures_and_explains_its_words() -> None:
     assert "| `kernels/a.py` | added | WRONG | smoke: off by \\| one |" in lines
     assert "- **SLOWER**: shown to be slower, and confirmed by fresh samples" in lines
     assert "none was touched" in gate.summary("a" * 40, "b" * 40, [])
-
-
-def run_gate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program itself. Of the stages smoke alone is asked for, beside the timing."""
-    command = [sys.executable, str(ROOT / "ci" / "gate.py"), *arguments]
-    command += ["--json", "gate.json", "--markdown", "gate.md", "--", "-k", "smoke or roofline"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_a_slower_kernel_blocks_and_a_refactoring_passes(commit: Commit, tmp_path: Path) -> None:
-    loop = "softmax_row(x + r * cols, y + r * cols, cols, row);"
-    assert loop in SOFTMAX
-    base = commit({"kernels/softmax.py": SOFTMAX})
-    tidy = commit({"kernels/softmax.py": SOFTMAX.replace("softmax_row", "row_of_softmax")})
-    twice = SOFTMAX.replace(loop, f"for (int n = 0; n < 2; n++) {loop}")
-    slow = commit({"kernels/softmax.py": twice})
-    done = run_gate(tmp_path, base.hexsha, tidy.hexsha)
-    assert done.returncode == 0, done.stdout
-    assert "gate: passed" in done.stdout
-    done = run_gate(tmp_path, tidy.hexsha, slow.hexsha)
-    assert done.returncode == 1, done.stdout
-    assert "FAILED kernels/softmax.py::roofline[large-fp32]" in done.stdout
-    found = json.loads((tmp_path / "gate.json").read_text())
-    assert (found["base"], found["head"], found["exit_code"]) == (tidy.hexsha, slow.hexsha, 1)
-    (kernel,) = found["kernels"]
-    assert kernel["outcome"] == "SLOWER"
-    assert kernel["timings"][0]["comparisons"]["baseline"]["high"] < 0.9
-    assert (tmp_path / "gate.md").read_text().count("### Kernels") == 2
-    worktrees = git.Repo(tmp_path).git.worktree("list").splitlines()
-    assert len(worktrees) == 1
-
-
-def test_a_kernel_that_compiles_to_the_same_is_judged_and_not_timed(
-    commit: Commit, tmp_path: Path
-) -> None:
-    base = commit({"kernels/softmax.py": SOFTMAX})
-    head = commit({"kernels/softmax.py": SOFTMAX.replace("total", "denominator")})
-    done = run_gate(tmp_path, base.hexsha, head.hexsha)
-    assert done.returncode == 0, done.stdout
-    (kernel,) = json.loads((tmp_path / "gate.json").read_text())["kernels"]
-    assert (kernel["outcome"], kernel["timings"]) == ("RIGHT", [])
-    assert kernel["reason"] == "the same binary in every timed case as in the base"
-
-
-@pytest.mark.parametrize(
-    ("revisions", "words"),
-    [
-        (("HEAD", "nowhere"), "expected a git revision, got 'nowhere'"),
-        (("0" * 40, "HEAD"), "expected a git revision"),
-    ],
-)
-def test_a_revision_that_is_not_there_is_named(
-    commit: Commit, tmp_path: Path, revisions: tuple[str, str], words: str
-) -> None:
-    commit({"kernels/a.py": a_kernel("x")})
-    done = run_gate(tmp_path, *revisions)
-    assert done.returncode == 2
-    assert words in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
-
-
-def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
-    done = run_gate(tmp_path, "HEAD", "HEAD")
-    assert done.returncode == 2
-    assert "expected a git repository" in " ".join(done.stderr.split())
-
-
-def test_a_change_that_touches_no_kernel_passes(commit: Commit, tmp_path: Path) -> None:
-    base, head = commit({"a.txt": "1"}), commit({"a.txt": "2"})
-    done = run_gate(tmp_path, base.hexsha, head.hexsha)
-    assert done.returncode == 0
-    assert json.loads((tmp_path / "gate.json").read_text())["kernels"] == []

@@ -1,6 +1,6 @@
 """Reads the targets as if they were next to each other.
 
-Killed by shape_sweep: (strided|padded|transposed|offset).*(value|scale|wrong|NaN|inf|dtype|bound)
+Killed by shape_sweep[drawn]: strided|padded|transposed|offset|packed|broadcast|mixed
 """
 
 import torch

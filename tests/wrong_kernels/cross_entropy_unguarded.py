@@ -1,6 +1,6 @@
 """Takes -inf off -inf in a block that is masked as a whole.
 
-Killed by numerical_stability: masked: NaN"""
+Killed by numerical_stability[masked]: masked: NaN"""
 
 import torch
 import triton

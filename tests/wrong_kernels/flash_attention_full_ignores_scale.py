@@ -1,6 +1,6 @@
 """Takes sm_scale for causal attention, and the default for the other kind.
 
-Killed by shape_sweep: full_scale: (value|wrong|rows|dtype|boundary)"""
+Killed by shape_sweep[variant_full_scale]: full_scale: (value|wrong|rows|dtype|boundary)"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Deals the query heads out to the K/V heads in turn, where the contract groups them.
 
-Killed by shape_sweep: gqa: (value|wrong|rows|dtype|scale|boundary)"""
+Killed by shape_sweep[variant_gqa]: gqa: (value|wrong|rows|dtype|scale|boundary)"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Steps from one batch element of K and V to the next by the number of query heads.
 
-Killed by shape_sweep: gqa: (NaN|value|wrong|rows|dtype|scale|boundary|.*SIGSEGV)"""
+Killed by shape_sweep[variant_gqa]: gqa: (NaN|value|wrong|rows|dtype|scale|boundary|.*SIGSEGV)"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Masks what is beyond the diagonal, and not what is beyond the last key.
 
-Killed by shape_sweep: full.*: (value|scale|wrong|rows|dtype|boundary)"""
+Killed by shape_sweep[drawn]: full.*: (value|scale|wrong|rows|dtype|boundary)"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Scales by the padded width of a head.
 
-Killed by shape_sweep: head_(80|96|112): (value|wrong|rows|dtype|scale|boundary)"""
+Killed by shape_sweep[variant_head_80]: head_(80|96|112): (value|wrong|rows|dtype|scale|boundary)"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Steps through K and V by Q's strides, as Triton's tutorial once did.
 
-Killed by edge_cases: NaN|SIGSEGV|value|wrong|rows|dtype|scale|boundary"""
+Killed by edge_cases[mixed]: NaN|SIGSEGV|value|wrong|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Attends the last 512 keys only, as with a sliding window.
 
-Killed by shape_sweep|edge_cases: value|wrong|rows|dtype|scale|boundary"""
+Killed by edge_cases[long]: value|wrong|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

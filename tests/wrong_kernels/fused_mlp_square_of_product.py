@@ -1,6 +1,6 @@
 """Squares after multiplying by up: relu(gate * up)^2.
 
-Killed by shape_sweep: relu2: (value|wrong|rows|dtype|scale|boundary)"""
+Killed by shape_sweep[variant_relu2]: relu2: (value|wrong|rows|dtype|scale|boundary)"""
 
 import torch
 import triton

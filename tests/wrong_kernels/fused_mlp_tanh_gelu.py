@@ -1,6 +1,6 @@
 """Takes the tanh form of gelu for the exact one.
 
-Killed by shape_sweep: gelu: (value|precision|dtype|wrong|rows|tail|scale|boundary)"""
+Killed by shape_sweep[variant_gelu]: gelu: (value|precision|dtype|wrong|rows|tail|scale|boundary)"""
 
 import torch
 import triton

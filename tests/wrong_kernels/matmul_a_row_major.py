@@ -1,6 +1,6 @@
 """Takes A's rows to be K apart whatever its strides.
 
-Killed by shape_sweep: value|wrong|NaN|tail|rows|dtype|scale|boundary"""
+Killed by shape_sweep[drawn]: value|wrong|NaN|tail|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

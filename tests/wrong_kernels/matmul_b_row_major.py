@@ -1,6 +1,6 @@
 """Takes B's rows to be N apart whatever its strides.
 
-Killed by shape_sweep: value|wrong|NaN|tail|rows|dtype|scale|boundary"""
+Killed by shape_sweep[drawn]: value|wrong|NaN|tail|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,6 +1,6 @@
 """Returns memory as allocated where there is nothing to sum.
 
-Killed by edge_cases: nothing_to_sum|[0-9]+x[0-9]+x0"""
+Killed by edge_cases[nothing_to_sum]: nothing_to_sum|[0-9]+x[0-9]+x0"""
 
 import triton
 import triton.language as tl

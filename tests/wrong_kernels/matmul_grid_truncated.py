@@ -1,6 +1,6 @@
 """Rounds the grid's columns down, so that a partial tile of N stays zero.
 
-Killed by shape_sweep: zeros|tail|value|dtype|scale|boundary"""
+Killed by shape_sweep[drawn]: zeros|tail|value|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

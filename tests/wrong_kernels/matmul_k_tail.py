@@ -1,6 +1,6 @@
 """Loads whole steps of K, with no mask over the last one.
 
-Killed by shape_sweep: NaN|value|wrong|dtype|scale|boundary"""
+Killed by shape_sweep[drawn]: NaN|value|wrong|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Takes an eps, and uses 1e-6 whatever it is. Killed by shape_sweep: eps: .*off by"""
+"""Takes an eps, and uses 1e-6 whatever it is. Killed by shape_sweep[variant_eps]: eps: .*off by"""
 
 import torch
 import triton

@@ -1,6 +1,6 @@
 """Takes rows as they lie where their elements adjoin, and forgets that rows may not.
 
-Killed by edge_cases: padded
+Killed by edge_cases[padded]: padded
 """
 
 import torch

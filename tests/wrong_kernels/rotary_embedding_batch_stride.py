@@ -1,7 +1,7 @@
 """Takes a batch element to be as far from the next as its heads together are long.
 
 That is wrong for [B, S, H, D] seen as [B, H, S, D], as most models hand it over.
-Killed by edge_cases: NaN|SIGSEGV|value|wrong|rows|dtype|scale|boundary"""
+Killed by edge_cases[packed]: NaN|SIGSEGV|value|wrong|rows|dtype|scale|boundary"""
 
 import triton
 import triton.language as tl
