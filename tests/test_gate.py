@@ -277,6 +277,18 @@ def test_a_revision_that_is_not_there_is_named(
     assert "Traceback" not in done.stderr
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_judged(
+    commit: Commit, tmp_path: Path
+) -> None:
+    commit({"kernels/a.py": a_kernel("x")})
+    command = [sys.executable, str(ROOT / "ci" / "gate.py"), "HEAD", "HEAD"]
+    command += ["--json", str(tmp_path / "none" / "a.json")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be written: expected a folder" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
 def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
     done = run_gate(tmp_path, "HEAD", "HEAD")
     assert done.returncode == 2
