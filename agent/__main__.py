@@ -14,13 +14,14 @@ from typing import Annotated
 
 import typer
 from git.exc import GitCommandError
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.syntax import Syntax
 from rich.text import Text
 
 from . import options as given
 from . import page, session, stop
+from .display import workers_table
 from .errors import JudgeFailed, Refused, is_full_disk
 from .ledger import HOME, Ledger
 from .options import parse_duration
@@ -28,7 +29,16 @@ from .proposers import PROPOSERS, SEARCHES, Settings
 from .proposers import secrets as keys_of
 from .records import Experiment
 from .repository import Repository
-from .tables import details, experiments_table, replay_table, status_table, whole_line
+from .roster import read as read_roster
+from .staff import ROSTER
+from .tables import (
+    details,
+    experiments_table,
+    replay_table,
+    run_line,
+    status_table,
+    whole_line,
+)
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
@@ -187,8 +197,9 @@ def status(
     tag: Tag = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
 ) -> None:
-    """Show where each kernel of a tag stands, and what the whole has gained."""
-    with _told(), _ledger(tag) as ledger:
+    """Show where each kernel of a tag stands, what the whole has gained, and, while a run is on,
+    what its workers are at."""
+    with _told(), _ledger(tag, "*.json*") as ledger:  # whatever a run writes first
         console = _console()
         if not watch:
             console.print(_status(ledger))
@@ -200,8 +211,13 @@ def status(
 
 
 def _status(ledger: Ledger) -> Group:
-    standings = ledger.standings
-    return Group(status_table(standings), Text(whole_line(standings)))
+    standings, writer = ledger.standings, ledger.writer
+    places = read_roster(ledger.folder / ROSTER)
+    parts: list[RenderableType] = [status_table(standings), Text(whole_line(standings)), Text()]
+    parts.append(Text(run_line(writer, places is not None)))
+    if writer and places:
+        parts.append(workers_table(places))
+    return Group(*parts)
 
 
 @app.command()
@@ -310,12 +326,12 @@ def _told() -> Iterator[None]:
 
 
 @contextmanager
-def _ledger(tag: str | None) -> Iterator[Ledger]:
-    """The ledger of a tag, or the one written to last, to be read."""
+def _ledger(tag: str | None, files: str = "experiments.jsonl") -> Iterator[Ledger]:
+    """The ledger of a tag, or the one of whose `files` one was written last, to be read."""
     repository = Repository(Path.cwd())
     try:
         journals = sorted(
-            (repository.root / HOME).glob(f"{tag or '*'}/experiments.jsonl"),
+            (repository.root / HOME).glob(f"{tag or '*'}/{files}"),
             key=lambda file: file.stat().st_mtime,
         )
         if not journals:

@@ -23,7 +23,7 @@ from typing import Any
 
 from .errors import JudgeFailed, Refused
 from .report import Report
-from .worker import Local, Worker, WorkerLost
+from .worker import VISIBLE, Local, Worker, WorkerLost
 
 HIRING_S = 600.0  # for a machine to come, and to start Python
 
@@ -41,8 +41,10 @@ class Host:
         self._local = Local(self._folder / "worktree", self._folder / "scratch")
 
     def about(self) -> tuple[str, str]:
-        """The version of autokernel, and the machine."""
-        return version("pytest-autokernel"), socket.gethostname()
+        """The version of autokernel, and where this is."""
+        gpu = os.environ.get(VISIBLE)
+        where = [socket.gethostname(), *([f"GPU {gpu}"] if gpu else [])]
+        return version("pytest-autokernel"), ", ".join(where)
 
     def ask(self, kernel: str, question: str, *words: object) -> Report:
         answer: Report = getattr(self._local.judge(kernel), question)(*words)
@@ -55,6 +57,8 @@ class Host:
 
 class Remote:
     """A worker in the cluster. Raises WorkerLost if it cannot be had."""
+
+    where = "the cluster"  # until it has told
 
     def __init__(self, ray: Any, resources: dict[str, Any], files: Any, secrets: list[str]) -> None:
         self._ray = ray
@@ -119,11 +123,13 @@ def connected(
         def hire() -> Worker:
             remote = Remote(ray, resources, files, sorted(secrets))
             try:
-                theirs, where = remote.ask("about", limit_s=HIRING_S)
+                theirs, remote.where = remote.ask("about", limit_s=HIRING_S)
             except WorkerLost as lost:
                 raise JudgeFailed(f"no worker could be had of the cluster: {lost}") from lost
             if theirs != (ours := version("pytest-autokernel")):
-                raise Refused(f"{where} has autokernel {theirs}, this machine {ours}: expected one")
+                raise Refused(
+                    f"{remote.where} has autokernel {theirs}, this machine {ours}: expected one"
+                )
             return remote
 
         yield [hire] * count

@@ -8,16 +8,18 @@ the question.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from .errors import JudgeFailed
 from .judge import Judge
 from .process import GRACE_S
 from .report import Report
+from .roster import Place
 from .worker import Worker, WorkerLost
 
 MOST_LOST = 3  # workers that die with a question
@@ -30,6 +32,7 @@ Answer = TypeVar("Answer")
 class Question:
     kernel: str
     ask: Callable[[Judge], Any]
+    what: str = ""
     answer: Future[Any] = field(default_factory=Future)
     failed: int = 0  # workers
 
@@ -42,6 +45,7 @@ class Seat:
         self._worker: Worker | None = None
         self._lock = threading.Lock()
         self.closed = False
+        self.place = Place()
 
     def worker(self) -> Worker:
         """Who sits here; somebody new after one that was lost."""
@@ -52,11 +56,14 @@ class Seat:
                     self._worker.close()
             return self._worker
 
-    def lose(self, worker: Worker) -> None:
+    def lose(self, worker: Worker) -> bool:
+        """Whether it sat here until now."""
         with self._lock:
-            if self._worker is worker:
+            sat = self._worker is worker
+            if sat:
                 self._worker = None
         worker.close()
+        return sat
 
     def close(self) -> None:
         self.closed = True
@@ -66,16 +73,18 @@ class Seat:
 
 class Crew:
     """A worker for each of `hires`, which are called when there is a first question. `told` is told
-    of workers that are lost; `one_on_cpu` says that only one may time a kernel on the CPU, which
-    all share."""
+    of workers that are lost, `noted` what each is at, whenever that changes; `one_on_cpu` says that
+    only one may time a kernel on the CPU, which all share."""
 
     def __init__(
         self,
         hires: Sequence[Callable[[], Worker]],
         told: Callable[[str], object] = str,
         one_on_cpu: bool = False,
+        noted: Callable[[Sequence[Place]], object] = len,
     ) -> None:
         self._one_on_cpu = one_on_cpu
+        self._noted = noted
         self._seats = [Seat(hire) for hire in hires]
         self._told = told
         self._changed = threading.Condition()
@@ -87,14 +96,20 @@ class Crew:
             for seat in self._seats
             for questions in (self._judging, self._compiling)
         ]
+        self._noted(self.places)
+
+    @property
+    def places(self) -> list[Place]:
+        """What each worker is at."""
+        return [seat.place for seat in self._seats]
 
     def on(self, device: str) -> int:
         """How many may judge kernels of a device at a time."""
         return 1 if device == "cpu" and self._one_on_cpu else len(self._seats)
 
-    def ask(self, kernel: str, ask: Callable[[Judge], Answer]) -> Future[Answer]:
-        """Have the judge of a kernel asked."""
-        return self._put(self._judging, Question(kernel, ask))
+    def ask(self, kernel: str, what: str, ask: Callable[[Judge], Answer]) -> Future[Answer]:
+        """Have the judge of a kernel asked; `what` it is about is for those who watch."""
+        return self._put(self._judging, Question(kernel, ask, what))
 
     def binary(self, kernel: str, text: str) -> Future[Report]:
         """Have a text compiled, beside all other questions."""
@@ -125,6 +140,8 @@ class Crew:
         try:
             while not (seat.closed or self._over):
                 worker = seat.worker()
+                if seat.place.where != worker.where:
+                    self._note(seat, where=worker.where)
                 if question := self._take(seat, questions):
                     self._answer(seat, worker, questions, question)
         except Exception as error:  # noqa: BLE001 - no worker can be hired, for whatever reason
@@ -139,9 +156,14 @@ class Crew:
         self, seat: Seat, worker: Worker, questions: deque[Question], question: Question
     ) -> None:
         try:
-            found = question.ask(worker.judge(question.kernel))
+            judge = worker.judge(question.kernel)
+            if questions is self._judging:
+                found = self._judged(seat, judge, question)
+            else:
+                found = question.ask(judge)
         except WorkerLost as lost:
-            seat.lose(worker)
+            if seat.lose(worker):
+                self._note(seat, where="", lost=(*seat.place.lost, str(lost)))
             self._again(questions, question, JudgeFailed(str(lost)), MOST_LOST)
         except JudgeFailed as failure:
             if questions is self._judging and self._others(seat):
@@ -153,6 +175,22 @@ class Crew:
             question.answer.set_exception(error)
         else:
             question.answer.set_result(found)
+
+    def _judged(self, seat: Seat, judge: Judge, question: Question) -> Any:
+        """The answer; meanwhile the seat's place says what it is about."""
+        answered = 0
+        self._note(seat, kernel=question.kernel, what=question.what, since=time.time())
+        try:
+            found = question.ask(judge)
+            answered = 1
+            return found
+        finally:
+            self._note(seat, kernel=None, what="", judged=seat.place.judged + answered)
+
+    def _note(self, seat: Seat, **changes: Any) -> None:
+        with self._changed:
+            seat.place = replace(seat.place, **changes)
+            self._noted(self.places)
 
     def _again(
         self, questions: deque[Question], question: Question, failure: JudgeFailed, most: int
@@ -171,6 +209,7 @@ class Crew:
     def _leave(self, seat: Seat, error: Exception) -> None:
         """Go on without this seat, if there are others."""
         seat.close()
+        self._note(seat, gone=str(error))
         if not self._others(seat):
             self._end(error)
             return

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from .records import Experiment, Proposal, one_line
 from .report import ratio
+from .roster import Place
 
 STYLES = {"KEEP": "bold green", "starter": "bold", "REVERT": "dim", "UNDECIDED": "yellow"}
 REASON_WIDTH = 100
@@ -48,10 +50,12 @@ def short(reason: str | None) -> str:
 
 @dataclass
 class Status:
-    """The live last line. `ends` is on the clock of `time.monotonic`."""
+    """The live last line, and below it one for each worker where there are several. `ends` is on
+    the clock of `time.monotonic`."""
 
     begins: float
     ends: float | None
+    workers: Callable[[], Sequence[Place]] = tuple
     trying: dict[int, str] = field(default_factory=dict)
     kept: int = 0
     reverted: int = 0
@@ -82,7 +86,32 @@ class Status:
         for column in row:
             table.add_column(no_wrap=column is not trying)
         table.add_row(*row)
-        return table
+        places = self.workers()
+        return Group(table, workers_table(places)) if len(places) > 1 else table
+
+
+def workers_table(places: Sequence[Place]) -> Table:
+    """A row for each worker: where it is, what it judges and for how long."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("worker", "judged", "for", "what it judges now"):
+        table.add_column(column, justify="right" if column in ("judged", "for") else "left")
+    for number, place in enumerate(places):
+        since, now = _now(place)
+        named = Text(f"{number}  {place.where}".rstrip())
+        table.add_row(named, str(place.judged), since, Text(now, "red" if place.gone else ""))
+        if place.lost and not place.gone:
+            lost = f"{len(place.lost)} lost here, the last: {short(place.lost[-1])}"
+            table.add_row("", "", "", Text(lost, "yellow"))
+    return table
+
+
+def _now(place: Place) -> tuple[str, str]:
+    """For how long, and what."""
+    if place.gone:
+        return "", f"gone: {short(place.gone)}"
+    if place.kernel:
+        return clock(max(0.0, time.time() - place.since)), f"{place.kernel}, {place.what}"
+    return "", "waits" if place.where else "is not there yet"
 
 
 def clock(seconds: float) -> str:
@@ -93,12 +122,19 @@ def clock(seconds: float) -> str:
 
 
 class ConsoleDisplay:
-    """Shows the run on one kernel. `past` are the experiments that it had before."""
+    """Shows the run on one kernel, and what its workers are at. `past` are the experiments that it
+    had before."""
 
-    def __init__(self, console: Console, past: list[Experiment], budget_s: float | None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        past: list[Experiment],
+        budget_s: float | None,
+        workers: Callable[[], Sequence[Place]],
+    ) -> None:
         now = time.monotonic()
         self._console = console
-        self._status = Status(now, None if budget_s is None else now + budget_s)
+        self._status = Status(now, None if budget_s is None else now + budget_s, workers)
         for experiment in past:
             self._status.count(experiment)
 

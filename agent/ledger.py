@@ -10,9 +10,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from . import schedule
 from .errors import Refused
@@ -21,7 +23,9 @@ from .repository import Repository
 from .schedule import Standing
 from .usage import Usage, total
 
+LOCK = "lock"
 HOME = ".autokernel"
+PATIENCE_S = 0.5  # for those who look whether a run holds the lock, and hold it a moment
 
 
 class Ledger:
@@ -79,6 +83,19 @@ class Ledger:
         return found[-1] if found else None
 
     @property
+    def writer(self) -> str | None:
+        """The process of the run that is on; None where there is none."""
+        try:
+            with (self.folder / LOCK).open() as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return lock.read().strip()
+        except FileNotFoundError:
+            pass
+        return None
+
+    @property
     def tip(self) -> str | None:
         """The commit where the branch belongs; None before the first experiment."""
         steps = [e.commit for e in self.experiments if e.kept or e.starter]
@@ -125,7 +142,7 @@ def open_ledger(repository: Repository, tag: str) -> Iterator[Ledger]:
     ignore = repository.root / HOME / ".gitignore"
     if not ignore.exists():
         _replace(ignore, "*\n")
-    with _locked(folder / "lock", tag):
+    with _locked(folder / LOCK, tag):
         ledger = Ledger(repository, tag)
         if at := repository.checked_out(ledger.branch):
             raise Refused(
@@ -159,18 +176,27 @@ def _cut_half_line(journal: Path) -> None:
 @contextmanager
 def _locked(file: Path, tag: str) -> Iterator[None]:
     with file.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise Refused(
-                f"tag {tag!r} is in use by process {lock.read().strip()}: wait until it has ended, "
-                "or choose another --tag"
-            ) from error
+        until = time.monotonic() + PATIENCE_S
+        while not _taken(lock):
+            if time.monotonic() > until:
+                lock.seek(0)
+                raise Refused(
+                    f"tag {tag!r} is in use by process {lock.read().strip()}: wait until it has "
+                    "ended, or choose another --tag"
+                )
+            time.sleep(0.05)
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _replace(file: Path, text: str) -> None:

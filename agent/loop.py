@@ -24,7 +24,8 @@ class Loop(Work):
         PROPOSERS[self.proposer](text, self.seed, self.settings)  # refuses what it cannot edit
         self.display.trying(number, "starter")
         seed = judge_seed(self.seed, number)
-        report = self.crew.ask(self.kernel, lambda judge: judge.compare(text, None, seed)).result()
+        asked = self.crew.ask(self.kernel, "starter", lambda j: j.compare(text, None, seed))
+        report = asked.result()
         if report.verdict != "PASS":
             raise Refused(
                 f"{self.kernel} is not right as it is: {report.verdict}: {report.reason}: "
@@ -67,8 +68,9 @@ class Loop(Work):
         seed = judge_seed(self.seed, f"closing {last.experiment}")
         text, before = self.text(last.commit), self.text(starter.commit)
         self.display.trying(last.experiment, "against the starter, measured afresh")
-        answer = self.crew.ask(self.kernel, lambda judge: judge.compare(text, before, seed))
-        report = answer.result()
+        what = f"experiment {last.experiment}, against the starter"
+        asked = self.crew.ask(self.kernel, what, lambda judge: judge.compare(text, before, seed))
+        report = asked.result()
         closing = Closing(
             kernel=self.kernel,
             starter=starter.commit,

@@ -112,7 +112,7 @@ def _work(
     with hired(options.workers, repository, commit, folder, secrets(settings), warn) as crew:
 
         def loop(kernel: str) -> tuple[Loop, ConsoleDisplay]:
-            display = ConsoleDisplay(console, ledger.of(kernel), limits.left_s)
+            display = ConsoleDisplay(console, ledger.of(kernel), limits.left_s, lambda: crew.places)
             return Loop(kernel, base, crew, ledger, display, named, seed, settings), display
 
         kernels = [*ledger.plan]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,10 @@ from .cluster import connected
 from .crew import Crew
 from .errors import Refused
 from .repository import Repository
+from .roster import Roster
 from .worker import VISIBLE, Local, gpus
 
+ROSTER = "workers.json"
 PATTERN = r"[1-9]\d*|ray(://[^/\s]+)?"
 
 
@@ -33,18 +36,22 @@ def hired(
 ) -> Iterator[Crew]:
     """Workers on the files of a commit: as `wanted` says, else one for each GPU here. Those of
     a cluster are kept from the variables that `secrets` names; here they were taken away before.
+    What they are at is told in the folder's workers.json.
     """
     for left in folder.glob("worktree*"):  # by a crash
         repository.remove_worktree(left)
+    (folder / ROSTER).unlink(missing_ok=True)
     if wanted and wanted.startswith("ray"):
         with (
             repository.worktree(folder / "worktree", commit) as worktree,
             connected(wanted, worktree, secrets) as hires,
-            closing(Crew(hires, told)) as crew,
+            Roster(folder / ROSTER) as roster,
+            closing(Crew(hires, told, noted=roster.write)) as crew,
         ):
             yield crew
         return
-    seen = [*_alike(wanted, told)]
+    alike = _alike(wanted, told).items()
+    seen = [(name, _where(n, name, kind)) for n, (name, kind) in enumerate(alike)]
     count = int(wanted) if wanted else max(len(seen), 1)
     if seen and count > len(seen):
         raise Refused(
@@ -56,14 +63,23 @@ def hired(
         for n in range(count):
             tree = folder / (f"worktree-{n}" if n else "worktree")
             worktree = stack.enter_context(repository.worktree(tree, commit))
-            gpu = seen[n] if seen and count > 1 else None
-            hires.append(partial(Local, worktree, folder / "scratch" / str(n), gpu))
-        yield stack.enter_context(closing(Crew(hires, told, one_on_cpu=wanted is None)))
+            name, where = seen[n] if seen else (None, "this machine")
+            gpu = name if count > 1 else None
+            hires.append(partial(Local, worktree, folder / "scratch" / str(n), gpu, where))
+        roster = stack.enter_context(Roster(folder / ROSTER))
+        crew = Crew(hires, told, one_on_cpu=wanted is None, noted=roster.write)
+        yield stack.enter_context(closing(crew))
 
 
-def _alike(wanted: str | None, told: Callable[[str], object]) -> Iterable[str]:
-    """The GPUs here. Where they differ one worker makes do with what pytest finds, or the user has
-    to choose: what is faster on one may be slower on another."""
+def _where(number: int, name: str, kind: str) -> str:
+    """`GPU 0, NVIDIA H200`: by the number that nvidia-smi shows, or by the user's word for it."""
+    which = name if VISIBLE in os.environ else number
+    return ", ".join(filter(None, [f"GPU {which}", kind]))
+
+
+def _alike(wanted: str | None, told: Callable[[str], object]) -> Mapping[str, str]:
+    """The GPUs here, and their kinds. Where they differ one worker makes do with what pytest
+    finds, or the user has to choose: what is faster on one may be slower on another."""
     seen = gpus()
     if len({*seen.values()}) <= 1 or wanted == "1":
         return seen
@@ -71,4 +87,4 @@ def _alike(wanted: str | None, told: Callable[[str], object]) -> Iterable[str]:
     if wanted:
         raise Refused(differ)
     told(f"{differ}; one is used")
-    return ()
+    return {}

@@ -61,6 +61,19 @@ def whole_line(standings: Sequence[Standing]) -> str:
     )
 
 
+def run_line(writer: str | None, rostered: bool) -> str:
+    """Whether a run is on, in the process `writer`; `rostered` is whether one left word of its
+    workers, which it takes away at its end."""
+    if writer:
+        return f"a run is on, in process {writer}" + ("" if rostered else ": it begins, or ends")
+    if rostered:
+        return (
+            "no run is on: the last one was killed; nothing that was recorded is lost: start it "
+            "again to go on"
+        )
+    return "no run is on"
+
+
 def closing_line(closing: Closing | None, commit: str) -> str:
     """The whole gain of the kernel in `commit`, in one sentence."""
     if closing is None or closing.commit != commit:

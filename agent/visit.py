@@ -142,7 +142,7 @@ class Visit:
             judgement, reports = experiment(judge, text, incumbent, seed)
             return Judged(judgement, reports, watch.seconds)
 
-        return self._work.crew.ask(self._work.kernel, ask)
+        return self._work.crew.ask(self._work.kernel, f"experiment {number}", ask)
 
     def _known(self, binary: Report | None, may_wait: bool) -> Judgement | None:
         """What becomes of a candidate, where its binary says enough by now."""

@@ -20,7 +20,9 @@ class WorkerLost(Exception):
 
 class Worker(Protocol):
     """Judges kernels of one repository. Two threads use it: one asks for binaries, the other all
-    else."""
+    else. `where` is its GPU, and its machine where that is another."""
+
+    where: str
 
     def judge(self, kernel: str) -> Judge:
         """The judge of a kernel, by its path in the repository. Asked, it raises WorkerLost."""
@@ -33,8 +35,10 @@ class Local:
     """Runs pytest in a work tree of its own, on the GPU that `gpu` is for CUDA_VISIBLE_DEVICES;
     with None, on what pytest finds."""
 
-    def __init__(self, worktree: Path, scratch: Path, gpu: str | None = None) -> None:
-        self._worktree, self._scratch = worktree, scratch
+    def __init__(
+        self, worktree: Path, scratch: Path, gpu: str | None = None, where: str = ""
+    ) -> None:
+        self._worktree, self._scratch, self.where = worktree, scratch, where
         self._processes = Processes({} if gpu is None else {VISIBLE: gpu})
         self._standing, self._compiling = (
             Standing(worktree, scratch / name, processes=self._processes)

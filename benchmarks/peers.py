@@ -2,7 +2,7 @@
 processes of their own, by the judge's own measuring.
 
     python benchmarks/peers.py measure --json peers.json
-    python benchmarks/peers.py draw peers.json --into README.md --plot docs/peers
+    python benchmarks/peers.py draw peers.json --into docs/measurements.md --plot docs/peers
 
 Each shape is one comparison: our kernels, and the op's baselines that are installed, take turns
 in the same blocks. Large shapes find a cold L2 cache, each call in a captured graph. Small ones

@@ -265,6 +265,7 @@ def main(
 ) -> None:
     console = Console()
     try:
+        _expect_folders(json_file, markdown)
         old, new, findings = run(base, head, options or [], Path.cwd())
     except (Refused, git.GitCommandError) as error:
         Console(stderr=True).print(f"gate: {error}", style="red", highlight=False)
@@ -280,6 +281,13 @@ def main(
         with markdown.open("a") as file:
             file.write(summary(old, new, findings))
     raise typer.Exit(code)
+
+
+def _expect_folders(*files: Path | None) -> None:
+    """Refused before anything is judged, and not after."""
+    for file in filter(None, files):
+        if not file.absolute().parent.is_dir():
+            raise Refused(f"{file} cannot be written: expected a folder {file.parent}")
 
 
 def table(findings: Sequence[Finding]) -> Table:

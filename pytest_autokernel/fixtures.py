@@ -17,6 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_autokernel.figures import Timing
     from pytest_autokernel.judge import Judge
+    from pytest_autokernel.op import Op
 
 Callee = Callable[..., Any]
 
@@ -50,6 +51,15 @@ def autokernel_judge(pytestconfig: pytest.Config) -> Judge:
     return judge_of(pytestconfig)
 
 
+def _op(judge: Judge, name: str) -> Op:
+    from pytest_autokernel.ops import OpError
+
+    try:
+        return judge.op(name)
+    except OpError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
 def _stage(stage: str) -> Any:
     def fixture(autokernel_judge: Judge, request: pytest.FixtureRequest) -> StageFixture:
         from pytest_autokernel import collection, examination, plan
@@ -58,7 +68,7 @@ def _stage(stage: str) -> Any:
         def run(fn: Callee, op: str, supports: Iterable[str] = ()) -> None:
             judge = autokernel_judge
             subject = LocalSubject(judge, fn, frozenset(supports))
-            under = examination.of_callable(judge, subject, judge.op(op), request.node.nodeid)
+            under = examination.of_callable(judge, subject, _op(judge, op), request.node.nodeid)
             for check in plan.checks(
                 under.op, subject.supports, under.target, judge.settings.effort
             ):
@@ -87,7 +97,7 @@ def roofline(autokernel_judge: Judge, request: pytest.FixtureRequest) -> Rooflin
     def run(fn: Callee, op: str) -> list[Timing]:
         judge = autokernel_judge
         subject = LocalSubject(judge, fn, frozenset())
-        under = examination.of_callable(judge, subject, judge.op(op), request.node.nodeid)
+        under = examination.of_callable(judge, subject, _op(judge, op), request.node.nodeid)
         cases = plan.timed_cases(under.op, under.target.name)
         timings = [under.time(case, request.node) for case in cases]
         for timing in timings:

@@ -49,7 +49,10 @@ def load_op(name: str, files: dict[str, Path]) -> Op:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's: it may raise whatever it likes
+        raise OpError(f"{files[name]}: raised {type(error).__name__}: {error}") from error
     op = getattr(module, "OP", None)
     if not isinstance(op, Op) or op.name != name:
         raise OpError(f"{files[name]}: expected OP = Op(name={name!r}, ...), found OP={op!r:.80}")

@@ -76,7 +76,7 @@ class Settings:
             memory_bytes=int(_positive("memory", option("memory", _default_memory_gb())) * 2**30),
             cpus=cpus[:threads],
             baseline=config.getoption("autokernel_baseline"),
-            json=Path(json).absolute() if json else None,
+            json=_json(json) if json else None,
             allow=_names(option("allow", "")),
             cache=_cache(option("cache", "")),
             sandbox=_choice("sandbox", option("sandbox", "auto"), get_args(Sandbox)),
@@ -101,7 +101,25 @@ def _cache(named: str) -> Path | None:
         return None
     home = os.environ.get("XDG_CACHE_HOME")
     root = Path(home) if home else Path.home() / ".cache"
-    return Path(named).absolute() if named else root / "pytest-autokernel"
+    folder = Path(named).absolute() if named else root / "pytest-autokernel"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(
+            f"autokernel_cache: {folder} cannot be made: {error.strerror}: name another folder, "
+            "or none"
+        ) from error
+    return folder
+
+
+def _json(named: str) -> Path:
+    """Refused before anything is judged, and not after."""
+    file = Path(named).absolute()
+    if not file.parent.is_dir():
+        raise pytest.UsageError(
+            f"--autokernel-json: {file} cannot be written: expected a folder {file.parent}"
+        )
+    return file
 
 
 def _choice(name: str, value: str, known: tuple[Any, ...]) -> Any:

@@ -98,7 +98,11 @@ class WorkerSubject:
     ) -> tuple[dict[str, Any], tuple[int, ...]]:
         if self._process is None or not self._process.alive:
             self.start()
-            self.load()
+            try:
+                self.load()
+            except BaseException:  # the next to ask is to hear the same reason
+                self.close()
+                raise
         return self._ask(message, fds, self.timeout_s)
 
     @property

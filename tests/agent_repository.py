@@ -125,6 +125,7 @@ class Given:
     """A worker in this process, with the judge that it is given."""
 
     given: Judge
+    where: str = "here"
 
     def judge(self, kernel: str) -> Judge:
         return self.given

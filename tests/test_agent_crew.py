@@ -138,7 +138,7 @@ class TestDeaths:
             raise JudgeFailed("no room")
 
         none = Crew([hire, hire])
-        answer = none.ask(PATH, lambda judge: judge.compare(KERNEL, None, 1))
+        answer = none.ask(PATH, "starter", lambda judge: judge.compare(KERNEL, None, 1))
         with pytest.raises(JudgeFailed, match="no room"):
             answer.result(10)
         none.close()

@@ -59,8 +59,8 @@ STEPS, MORE_STEPS = "i < 3 * cols;", "i < 3 * cols + cols / 5;"
 
 def run_gate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The program itself. Of the stages smoke alone is asked for, beside the timing."""
-    command = [sys.executable, str(ROOT / "ci" / "gate.py"), *arguments]
-    command += ["--json", "gate.json", "--markdown", "gate.md", "--", "-k", "smoke or roofline"]
+    command = [sys.executable, str(ROOT / "ci" / "gate.py"), "--json", "gate.json"]
+    command += ["--markdown", "gate.md", *arguments, "--", "-k", "smoke or roofline"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -142,6 +142,16 @@ def test_a_revision_that_is_not_there_is_named(
     done = run_gate(tmp_path, *revisions)
     assert done.returncode == 2
     assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_judged(
+    commit: Commit, tmp_path: Path
+) -> None:
+    commit({"kernels/sum.py": SUM})
+    done = run_gate(tmp_path, "HEAD", "HEAD", "--markdown", str(tmp_path / "none" / "a.md"))
+    assert done.returncode == 2
+    assert "cannot be written: expected a folder" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 

@@ -331,3 +331,48 @@ def test_each_tool_is_an_item_of_its_own_at_effort_thorough(
         "kernels/k.py::sanitizer[initcheck]": ("sanitizer", "FAIL"),
     }
     assert all(item["completed"] > 3 for item in judged["items"])
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (
+            "--autokernel-json=none/report.json",
+            "*report.json cannot be written: expected *",
+        ),
+        ("--autokernel-cache=/proc/none", "*autokernel_cache: /proc/none cannot be made: *"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_judged(
+    foreign: pytest.Pytester, option: str, words: str
+) -> None:
+    kernel(foreign, "k")
+    result = foreign.runpytest_subprocess(*QUICK, option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([words])
+
+
+def test_a_reference_that_raises_is_named(foreign: pytest.Pytester) -> None:
+    kernel(foreign, "k", 'KERNEL_TYPE = "relu"\n\n\ndef kernel_fn(x):\n    return x\n')
+    foreign.mkdir("reference").joinpath("relu.py").write_text("import nothing_there\n")
+    result = foreign.runpytest_subprocess(*QUICK)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*relu.py: raised ModuleNotFoundError: *'nothing_there'"])
+
+
+def test_an_unknown_op_of_a_callable_fails_in_one_line(foreign: pytest.Pytester) -> None:
+    foreign.makepyfile("def test_ours(smoke):\n    smoke(len, op='softplus')\n")
+    result = foreign.runpytest_subprocess("-p", "no:randomly")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["no op called 'softplus': expected one of *"])
+    result.stdout.no_fnmatch_line("*load_op*")
+
+
+def test_every_check_of_a_kernel_that_cannot_be_loaded_gives_the_reason(
+    foreign: pytest.Pytester,
+) -> None:
+    kernel(foreign, "k", "import nothing_there\n" + RIGHT)
+    result = foreign.runpytest_subprocess(*QUICK, "-k", "smoke")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.no_fnmatch_line("*no kernel is loaded*")
+    result.stdout.fnmatch_lines(["*raised ModuleNotFoundError: *nothing_there*"])

@@ -265,12 +265,35 @@ def test_a_workflow_is_given_no_more_than_it_says_and_ends(path: Path) -> None:
         assert all((ROOT / file).is_file() for file in cached.split())
 
 
-@pytest.mark.parametrize("file", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"])
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"]
+PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("file", PAGES)
 def test_a_reader_finds_what_to_read(file: str) -> None:
-    text = (ROOT / file).read_text(encoding="utf-8")
+    page = ROOT / file
+    text = page.read_text(encoding="utf-8")
     assert len(text.splitlines()) > 5
-    for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text):
-        assert (ROOT / link).exists(), link
+    for picture in re.findall(r'(?:src|srcset)="([^"]+)"', text):
+        assert (page.parent / picture).exists(), picture
+    for link, _, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)(#([^)\s]+))?\)", text):
+        found = page.parent / link if link else page
+        assert found.exists(), link
+        assert not anchor or anchor in anchors(found.read_text(encoding="utf-8")), anchor
+
+
+def anchors(text: str) -> set[str]:
+    """Those of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_tables_of_peers_are_drawn_where_the_page_says() -> None:
+    """`benchmarks/peers.py draw --into` finds its place there, and in no other page."""
+    marked = [f for f in PAGES if "<!-- peers:" in (ROOT / f).read_text(encoding="utf-8")]
+    assert marked == ["docs/measurements.md"]
+    text = (ROOT / marked[0]).read_text(encoding="utf-8")
+    assert f"peers.py draw peers.json --into {marked[0]} --plot docs/peers" in text
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "tests" not in p.parts], ids=name)
