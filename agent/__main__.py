@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import signal
 import time
@@ -24,8 +23,7 @@ from . import page, session, stop
 from .display import workers_table
 from .errors import JudgeFailed, Refused, is_full_disk
 from .ledger import HOME, Ledger
-from .options import parse_duration
-from .proposers import PROPOSERS, SEARCHES, Settings
+from .proposers import Settings
 from .proposers import secrets as keys_of
 from .records import Experiment
 from .repository import Repository
@@ -50,89 +48,17 @@ app = typer.Typer(
 )
 
 
-def parse_tag(text: str) -> str:
-    """A tag is part of a branch's name and a folder's."""
-    if (
-        not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text)
-        or ".." in text
-        or text.endswith(".lock")
-    ):
-        raise typer.BadParameter(
-            f"expected letters, digits and single . _ - between them, got {text!r}"
-        )
-    return text
-
-
-def default_tag(kernel: Path) -> str:
-    """`cpp-softmax` for kernels/cpp/softmax.py: the same command goes on with the same work."""
-    words = "-".join(kernel.resolve().with_suffix("").parts[-2:])
-    return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-") or "kernel"
-
-
-def parse_proposer(name: str) -> str:
-    if name not in PROPOSERS:
-        raise typer.BadParameter(f"expected one of {', '.join(PROPOSERS)}, got {name!r}")
-    return name
-
-
-def parse_search(name: str) -> str:
-    if name not in SEARCHES:
-        raise typer.BadParameter(f"expected one of {', '.join(SEARCHES)}, got {name!r}")
-    return name
-
-
-Tag = Annotated[str | None, typer.Option(help="Which work to show. (default: the latest)")]
-
-
 @app.command()
 def optimize(
-    kernels: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="KERNEL_FILE...", help="Committed kernel files. (default: the plan's)"
-        ),
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            parser=parse_duration,
-            metavar="TIME",
-            help="60s, 10m, 8h for the experiments on all kernels.",
-        ),
-    ] = None,
-    experiments: Annotated[
-        int | None, typer.Option(min=1, help="At most so many, for all kernels together.")
-    ] = None,
-    tag: Annotated[
-        str | None,
-        typer.Option(
-            "--tag",  # typer 0.27 would take the metavar for the option's name
-            parser=parse_tag,
-            metavar="TAG",
-            help="Names branch and ledger. (default: from the file)",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Makes search and inputs repeatable. (default: drawn)")
-    ] = None,
-    proposer: Annotated[
-        str, typer.Option(parser=parse_proposer, metavar="NAME", help="Who proposes edits.")
-    ] = "tuner",
-    search: Annotated[
-        str,
-        typer.Option(
-            parser=parse_search,
-            metavar="NAME",
-            help="How the tuner searches: local, or optuna (an extra).",
-        ),
-    ] = "local",
-    plan: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The kernels' shares of the run time, as YAML or JSON."),
-    ] = None,
-    move_on: Annotated[
-        str, typer.Option(metavar="RULES", help="When to leave one of several kernels for another.")
-    ] = stop.MOVE_ON,
+    kernels: given.Kernels = None,
+    budget: given.Budget = None,
+    experiments: given.Experiments = None,
+    tag: given.NewTag = None,
+    seed: given.Seed = None,
+    proposer: given.ProposerName = "tuner",
+    search: given.Search = Settings.search,
+    plan: given.Plan = None,
+    move_on: given.MoveOn = stop.MOVE_ON,
     workers: given.Workers = None,
     agent: given.Agent = None,
     agent_command: given.AgentCommand = None,
@@ -176,7 +102,7 @@ def optimize(
         os.environ.pop(name, None)  # all that is started from here on inherits it
     options = session.Options(
         files=tuple(kernels or ()),
-        tag=tag or default_tag(named[0]),
+        tag=tag or given.default_tag(named[0]),
         budget_s=budget,
         experiments=experiments,
         seed=secrets.randbits(32) if seed is None else seed,
@@ -194,7 +120,7 @@ def optimize(
 
 @app.command()
 def status(
-    tag: Tag = None,
+    tag: given.Tag = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
 ) -> None:
     """Show where each kernel of a tag stands, what the whole has gained, and, while a run is on,
@@ -221,14 +147,14 @@ def _status(ledger: Ledger) -> Group:
 
 
 @app.command()
-def log(tag: Tag = None) -> None:
+def log(tag: given.Tag = None) -> None:
     """List the experiments of a tag."""
     with _told(), _ledger(tag) as ledger:
         _console().print(experiments_table(ledger.experiments))
 
 
 @app.command()
-def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = None) -> None:
+def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: given.Tag = None) -> None:
     """Show one experiment: its verdict, its samples, its diff."""
     with _told(), _ledger(tag) as ledger:
         found = _find(ledger, experiment)
@@ -244,7 +170,7 @@ def show(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = Non
 
 
 @app.command()
-def replay(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = None) -> None:
+def replay(experiment: Annotated[int, typer.Argument(metavar="N")], tag: given.Tag = None) -> None:
     """Judge an experiment again, on the inputs that it was judged on then."""
     with _told(), _ledger(tag) as ledger:
         found = _find(ledger, experiment)
@@ -258,7 +184,7 @@ def replay(experiment: Annotated[int, typer.Argument(metavar="N")], tag: Tag = N
 
 @app.command()
 def report(
-    tag: Tag = None,
+    tag: given.Tag = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="One page that needs no other.")
     ] = None,

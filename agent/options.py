@@ -1,4 +1,4 @@
-"""Options of `autokernel optimize` that say who proposes, and what that may take."""
+"""The options of the command line: what they take, and what their help says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .proposers import PROPOSERS, SEARCHES
 from .proposers.settings import Sandbox
 from .staff import is_wanted
 from .usage import Price
@@ -39,8 +40,85 @@ def parse_workers(text: str) -> str:
     return text
 
 
+def parse_tag(text: str) -> str:
+    """A tag is part of a branch's name and a folder's."""
+    if (
+        not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text)
+        or ".." in text
+        or text.endswith(".lock")
+    ):
+        raise typer.BadParameter(
+            f"expected letters, digits and single . _ - between them, got {text!r}"
+        )
+    return text
+
+
+def default_tag(kernel: Path) -> str:
+    """`cpp-softmax` for kernels/cpp/softmax.py: the same command goes on with the same work."""
+    words = "-".join(kernel.resolve().with_suffix("").parts[-2:])
+    return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-") or "kernel"
+
+
+def parse_proposer(name: str) -> str:
+    if name not in PROPOSERS:
+        raise typer.BadParameter(f"expected one of {', '.join(PROPOSERS)}, got {name!r}")
+    return name
+
+
+def parse_search(name: str) -> str:
+    if name not in SEARCHES:
+        raise typer.BadParameter(f"expected one of {', '.join(SEARCHES)}, got {name!r}")
+    return name
+
+
 PANEL = "Coding agents and models"
 
+Tag = Annotated[str | None, typer.Option(help="Which work to show. (default: the latest)")]
+NewTag = Annotated[
+    str | None,
+    typer.Option(
+        "--tag",  # typer 0.27 would take the metavar for the option's name
+        parser=parse_tag,
+        metavar="TAG",
+        help="Names branch and ledger. (default: from the file)",
+    ),
+]
+Kernels = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="KERNEL_FILE...", help="Committed kernel files. (default: the plan's)"),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration,
+        metavar="TIME",
+        help="60s, 10m, 8h for the experiments on all kernels.",
+    ),
+]
+Experiments = Annotated[
+    int | None, typer.Option(min=1, help="At most so many, for all kernels together.")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Makes search and inputs repeatable. (default: drawn)")
+]
+ProposerName = Annotated[
+    str, typer.Option(parser=parse_proposer, metavar="NAME", help="Who proposes edits.")
+]
+Search = Annotated[
+    str,
+    typer.Option(
+        parser=parse_search,
+        metavar="NAME",
+        help="How the tuner searches: local, or optuna (an extra).",
+    ),
+]
+Plan = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The kernels' shares of the run time, as YAML or JSON."),
+]
+MoveOn = Annotated[
+    str, typer.Option(metavar="RULES", help="When to leave one of several kernels for another.")
+]
 Workers = Annotated[
     str | None,
     typer.Option(

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from autokernel_agent.__main__ import app, default_tag, parse_duration, parse_tag
+from autokernel_agent.__main__ import app
 from autokernel_agent.ledger import Ledger
+from autokernel_agent.options import default_tag, parse_duration, parse_tag
 from autokernel_agent.repository import Repository
 from autokernel_agent.stop import experiments
 from typer.testing import CliRunner
