@@ -133,9 +133,11 @@ SIMULATED = (
     Simulated("add 4096, 5 us", 0.011, 0.025, 0.005),
     Simulated("softmax, busy CPU, 1 ms", 0.06, 0.03, 0.01),
 )
-# Six kernels of 12 to 133 us, 12 to 17 comparisons of 12 blocks each with a copy of itself; four
-# H200s at once, torch 2.11.0, triton 3.6.0, 2026-11-21.
-RECORDED = recorded(Path(__file__).parent / "samples" / "h200.jsonl.xz")
+# H200s, torch 2.11.0, triton 3.6.0. Four at once, 2026-11-21: six kernels of 12 to 133 us, each
+# 12 to 17 times beside a copy of itself. h200_x2, two at once, 2026-11-22: four of 19 to 77 us, 20
+# times each, where processes differ by more.
+SAMPLES = Path(__file__).parent / "samples"
+RECORDED = [noise for file in sorted(SAMPLES.glob("*.jsonl.xz")) for noise in recorded(file)]
 NOISES: tuple[Noise, ...] = (*RECORDED, *SIMULATED)
 
 
