@@ -201,6 +201,14 @@ class TestTuner:
         assert second.description == "unroll 1 -> 2"
         assert ast.literal_eval(second.text.splitlines()[5][9:]) == {"width": 4, "unroll": 2}
 
+    def test_an_empty_value_is_called_none_and_no_other(self) -> None:
+        tuner = Tuner(kernel({"hint": "", "unroll": 0}, {"hint": ["", "x"], "unroll": [0, 1]}), 1)
+        said = set()
+        while edit := ask(tuner):
+            said.add(edit.description)
+            tell(tuner, edit.text, False, 0.9)
+        assert {"hint none -> x", "unroll 0 -> 1"} <= said
+
     def test_an_edit_that_was_not_kept_is_no_start_for_the_next(self) -> None:
         tuner = Tuner(KERNEL, seed=1)
         for _ in range(3):

@@ -188,6 +188,9 @@ class TestOtherNights:
         assert ">0</text>" not in second
         assert ">4</text>" in second
         assert page.markdown(story).count("### The whole gain") == 2
+        links = [a["href"] for a in Elements(page.html(story)).named("a")]
+        assert [link for link in links if link and link[1] == "k"] == ["#k1", "#k2"]
+        assert page.markdown(story).count("; kept 1 of") == 2
 
     def test_two_machines_are_told_apart(self, copy: Path) -> None:
         journal = copy / ".autokernel/night/experiments.jsonl"

@@ -35,6 +35,9 @@ def fenced(text: str, language: str) -> str:
 
 def _story(story: Story) -> Iterator[str]:
     yield f"# autokernel: {plain(story.tag)}"
+    if len(story.kernels) > 1:
+        yield ""
+        yield from (f"- {plain(k.kernel)}: {plain(k.claim)}; {k.tally}" for k in story.kernels)
     for kernel in story.kernels:
         yield from _kernel(kernel)
     yield "\n## Measured with\n"

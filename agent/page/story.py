@@ -126,6 +126,10 @@ class KernelStory:
         return {outcome: found[outcome] for outcome in MEANING if found[outcome]}
 
     @property
+    def tally(self) -> str:
+        return f"kept {len(self.kept)} of {len(self.tried)} experiments"
+
+    @property
     def claim(self) -> str:
         """The whole gain in one sentence, or why there is none."""
         if not self.kept:

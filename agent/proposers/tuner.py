@@ -55,7 +55,9 @@ class Walk:
             return None
         old, new = literal(self.text, "CONFIG"), self.space.values(point)
         changes = _changes(old, new)
-        words = ", ".join(f"{name} {old[name]} -> {value}" for name, value in changes.items())
+        words = ", ".join(
+            f"{name} {_shown(old[name])} -> {_shown(value)}" for name, value in changes.items()
+        )
         return Edit(rewrite(self.text, "CONFIG", changes), words)
 
     def tell(self, point: Point, tried: Try) -> None:
@@ -217,6 +219,10 @@ def _size(text: str) -> int:
 
 def _speedup(tried: Try) -> float | None:
     return tried.speedup.ratio if tried.verdict == "PASS" and tried.speedup else None
+
+
+def _shown(value: object) -> str:
+    return "none" if value == "" else str(value)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
