@@ -28,7 +28,7 @@ from .agent_fakes import KERNEL
 from .agent_repository import PATH, Given, ScriptedJudge, opened
 
 OPTIMIZE = ("optimize", PATH, "--tag", "t", "--seed", "1")
-JUDGING = Place("GPU 1, H200", PATH, "experiment 7", time.time() - 65, 3)
+JUDGING = Place("GPU 1, H200", PATH, "experiment 7", 1000.0, 3)
 
 
 class Waiting(ScriptedJudge):
@@ -130,7 +130,8 @@ class TestTheFile:
 
 
 class TestTheTable:
-    def test_has_a_line_for_each_worker(self) -> None:
+    def test_has_a_line_for_each_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(time, "time", lambda: 1066.0)
         lost = ("first", "a worker in the cluster was lost:\nthe node died")
         places = [
             JUDGING,
