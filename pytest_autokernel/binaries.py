@@ -37,6 +37,15 @@ class OfflineSubject(WorkerSubject):
         super().__init__(judge, kernel, "cpu")
         self.interpreted = False
 
+    def compiled(
+        self, op: Op, cases: Sequence[Case], gpu: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """What the kernel would do in these cases, by its own word (offline.py). What was compiled
+        is kept for the kernel's later processes. Raises CandidateError."""
+        calls = [call_of(op, case) for case in cases]
+        message = {"do": "compiled", "backend": self.kernel.backend, "gpu": gpu, "calls": calls}
+        return self.ask(message)[0]
+
 
 @dataclass(frozen=True)
 class WithoutData:
@@ -83,21 +92,22 @@ def target_of(device: Device | None) -> Mapping[str, Any] | None:
 def binary(
     judge: Judge, kernel: KernelFile, op: Op, cases: Sequence[Case], gpu: Mapping[str, Any] | None
 ) -> Binary:
-    """Compile a kernel as it is in these cases. What cannot be known so is left out. What was
-    compiled is kept for the kernel's later processes."""
-    if kernel.backend not in ("triton", "cuda", "cpp"):
+    """Compile a kernel as it is in these cases. What cannot be known so is left out."""
+    if kernel.backend != "cpp" and not compiles(kernel, gpu):
         return Binary()
-    if kernel.backend != "cpp" and (gpu is None or _asks_where(kernel.text)):
-        return Binary()
-    calls = [_call(op, case) for case in cases]
-    message = {"do": "compiled", "backend": kernel.backend, "gpu": gpu, "calls": calls}
     with contextlib.closing(OfflineSubject(judge, kernel)) as subject:
         try:
-            reply = subject.ask(message)[0]
+            reply = subject.compiled(op, cases, gpu)
         except CandidateError:  # no reason to refuse it: where it is run it may well work
             return Binary()
     found = _digest(kernel.text, reply)
     return Binary(found, resources_of(reply.get("resources")), _unfit(reply.get("unfit"), cases))
+
+
+def compiles(kernel: KernelFile, gpu: Mapping[str, Any] | None) -> bool:
+    """Whether there is code for this GPU that can be compiled without it."""
+    on_gpu = gpu is not None and kernel.backend in ("triton", "cuda")
+    return on_gpu and not _asks_where(kernel.text)
 
 
 def _digest(text: str, reply: Mapping[str, Any]) -> str | None:
@@ -154,7 +164,7 @@ def _asks_where(text: str) -> bool:
     )
 
 
-def _call(op: Op, case: Case) -> dict[str, object]:
+def call_of(op: Op, case: Case) -> dict[str, object]:
     variant = op.variants[case.variant]
     inputs = (variant.inputs or op.inputs)(WithoutData(TORCH_DTYPES[case.dtype]), case.dims)
     return {

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,13 @@ class KernelModule(pytest.Module):
             item.__dict__["location"] = (self.nodeid, 0, item.name)
             yield item
 
+    @property
+    def selected(self) -> list[Check]:
+        """The checks of the items that are to be run."""
+        items = [item for item in self.session.items if item.getparent(KernelModule) is self]
+        params = [item.callspec.params for item in items if hasattr(item, "callspec")]
+        return [each["check"] for each in params if "check" in each]
+
     def _claims(self) -> None:
         unknown = self.kernel.supports - set(self.op.extensions)
         if unknown:
@@ -120,9 +128,31 @@ class Unreadable(pytest.Item):
         return item
 
     def runtest(self) -> None:
-        from pytest_autokernel.examination import unreadable
+        from pytest_autokernel.examination import RECORD
 
-        unreadable(self)
+        assert self.parent is not None
+        about: dict[str, Any] = {
+            "path": self.parent.nodeid,
+            "op": None,
+            "backend": None,
+            "device": None,
+            "sha256": None,
+            "supports": [],
+            "not_claimed": [],
+            "left_out": [],
+        }
+        record = {
+            "id": self.nodeid,
+            "stage": "smoke",
+            "case": "source",
+            "verdict": "FAIL",
+            "seconds": 0.0,
+            "completed": 0,
+            "worst": None,
+            "reason": self.reason,
+        }
+        self.stash[RECORD] = {"kernel": about, "item": record}
+        pytest.fail(self.reason, pytrace=False)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, self.name

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,8 @@ from pytest_autokernel.subjects import Subject
 from pytest_autokernel.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
-    from pytest_autokernel.collection import KernelModule, Unreadable
+    from pytest_autokernel.ahead import Ahead
+    from pytest_autokernel.collection import KernelModule
     from pytest_autokernel.figures import Timing
 
 # What an item leaves for the report: JSON-able, so that it survives xdist.
@@ -46,7 +48,17 @@ class Examination:
         self.about = about
         self.replay = replay
         self.smoke_failure: str | None = None
+        self.ahead: Ahead | None = None  # what compiles while the stages go
         self.unable = about.get("skipped")  # why the kernel cannot be run here
+
+    def compile_ahead(self, checks: Sequence[Check]) -> None:
+        """Begin to compile what these need, but for the sizes that are drawn, beside them."""
+        from pytest_autokernel import ahead
+
+        if (kernel := self.subject.file) and self.subject.device == "cuda":
+            special = (self._special(check) for check in checks if check.kind == "drawn")
+            cases = [*(check.case for check in checks if check.kind != "drawn"), *chain(*special)]
+            self.ahead = ahead.begin(self.judge_, kernel, self.op, cases)
 
     def judge(self, check: Check, item: pytest.Item) -> None:
         """Run one check as a test item: record it, and fail or skip with the reason."""
@@ -146,6 +158,8 @@ class Examination:
         if reason:
             self._record(item, "roofline", str(case), "SKIP", reason=reason)
             pytest.skip(reason)
+        if self.ahead:
+            self.ahead.close()
         start = time.monotonic()
         try:
             measured = timing.measure(self.judge_, self.subject, self.op, case)
@@ -171,20 +185,9 @@ class Examination:
 
     def _drawn(self, check: Check, amount: plan.Amount) -> Outcome:
         """The sizes that the source names, then what Hypothesis draws; a failure is shrunk."""
-        case, integers = check.case, self.subject.integers
         worst, completed = 0.0, 0
         hybrid: set[str] = set()
-        dtypes = self.op.dtypes[: amount.dtypes]
-        turn = self.judge_.settings.seed + dtypes.index(case.dtype)
-        for special in strategies.special_cases(
-            self.op,
-            case.dims,
-            case.dtype,
-            integers,
-            case.seed,
-            lambda size: (size + turn) % len(dtypes) == 0,
-            self._fit,
-        ):
+        for special in self._special(check):
             outcome = self.judge_.check(self.subject, self.op, special)
             if outcome.verdict is not Verdict.PASS:
                 return outcome
@@ -196,6 +199,21 @@ class Examination:
             worst=max(worst, searched.worst),
             completed=completed + searched.completed,
             hybrid=tuple(sorted({*searched.hybrid, *hybrid})),
+        )
+
+    def _special(self, check: Check) -> Iterator[Case]:
+        """The sizes that the source names, and those beside them."""
+        case = check.case
+        dtypes = self.op.dtypes[: plan.AMOUNTS[self.judge_.settings.effort].dtypes]
+        turn = self.judge_.settings.seed + dtypes.index(case.dtype)
+        return strategies.special_cases(
+            self.op,
+            case.dims,
+            case.dtype,
+            self.subject.integers,
+            case.seed,
+            lambda size: (size + turn) % len(dtypes) == 0,
+            self._fit,
         )
 
     def _fit(self, case: Case, kept: str | None) -> Case | None:
@@ -273,9 +291,15 @@ def of_file(module: KernelModule) -> Iterator[Examination]:
     about = about_file(module)
     replay = "pytest --autokernel '{nodeid}'"
     subject = module.subject
+    found = Examination(module.judge, subject, module.op, module.target, about, replay)
     try:
-        yield Examination(module.judge, subject, module.op, module.target, about, replay)
+        # Not for a few checks, nor beside other processes that do the same.
+        if module.judge.settings.effort != "quick" and not hasattr(module.config, "workerinput"):
+            found.compile_ahead(module.selected)
+        yield found
     finally:
+        if found.ahead:
+            found.ahead.close()
         subject.close()
 
 
@@ -297,33 +321,6 @@ def about_file(module: KernelModule) -> dict[str, Any]:
         "critical": sorted(module.op.critical),
         "skipped": module.subject.unable,
     }
-
-
-def unreadable(item: Unreadable) -> None:
-    """Fail the item of a kernel file that cannot be judged."""
-    assert item.parent is not None
-    about: dict[str, Any] = {
-        "path": item.parent.nodeid,
-        "op": None,
-        "backend": None,
-        "device": None,
-        "sha256": None,
-        "supports": [],
-        "not_claimed": [],
-        "left_out": [],
-    }
-    record = {
-        "id": item.nodeid,
-        "stage": "smoke",
-        "case": "source",
-        "verdict": "FAIL",
-        "seconds": 0.0,
-        "completed": 0,
-        "worst": None,
-        "reason": item.reason,
-    }
-    item.stash[RECORD] = {"kernel": about, "item": record}
-    pytest.fail(item.reason, pytrace=False)
 
 
 def of_callable(judge: Judge, subject: Subject, op: Op, name: str) -> Examination:

@@ -61,6 +61,7 @@ class Process:
         self._words: deque[bytes] = deque(maxlen=2)
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
+        self._ending = threading.Lock()
 
     @property
     def alive(self) -> bool:
@@ -109,11 +110,16 @@ class Process:
         self.close()
 
     def close(self) -> None:
-        """Kill the process and its group, and wait until it is gone."""
-        if self._output >= 0:  # else it is gone, and its number may be another's
-            self._end(self._ended or "was closed")
+        """Kill the process and its group, and wait until it is gone. From any thread: one that
+        waits for an answer is told that there is none."""
+        self._end(self._ended or "was closed")
 
     def _end(self, why: str) -> None:
+        with self._ending:
+            if self._output >= 0:  # else it is gone, and its number may be another's
+                self._kill(why)
+
+    def _kill(self, why: str) -> None:
         self._ended = why
         leash, mark = self._leash, self._mark
         self._leash = self._mark = None

@@ -185,10 +185,10 @@ class WorkerSubject:
         return f"raised {error.get('type')}: {message}{place}"
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.close()
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._process = None
 
 
 class LocalSubject:
