@@ -158,7 +158,7 @@ def finding(change: Change, report: Mapping[str, Any], same: str = "") -> Findin
     wrong = [i for i in kernel["items"] if i["stage"] != "roofline" and i["verdict"] != "PASS"]
     failed = [i for i in wrong if i["verdict"] != "SKIP"]
     if failed:
-        words = f"{failed[0]['stage']}: {failed[0]['reason']}"
+        words = "{stage}: {verdict}: {reason}".format_map(failed[0])
         return Finding(change, "WRONG", words, (), environment)
     timed = [t for t in kernel["timings"] if "baseline" in t["comparisons"]]
     decisions = [t["comparisons"]["baseline"]["decision"] for t in timed]

@@ -256,7 +256,7 @@ class TestLogAndShow:
     def test_show_gives_the_reason_of_a_failure(self, shown: Cli) -> None:
         lines = shown("log").stdout.splitlines()
         number = next(line.split()[0] for line in lines if "FAIL" in line)
-        assert "edge_cases[large-fp32]: FAIL: FAIL: softmax 1x1" in shown("show", number).stdout
+        assert "edge_cases[large-fp32]: FAIL: softmax 1x1" in shown("show", number).stdout
 
     def test_show_gives_the_starter_without_a_diff(self, shown: Cli) -> None:
         text = shown("show", "0").stdout

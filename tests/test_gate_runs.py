@@ -80,7 +80,7 @@ def test_a_slower_kernel_blocks_and_one_that_compiles_to_the_same_is_not_timed(
     done = run_gate(tmp_path, same.hexsha, slow.hexsha)
     assert done.returncode == 1, done.stdout
     assert "FAILED kernels/sum.py::roofline[large-fp32]" in done.stdout
-    assert re.search(r"^SLOWER: 0\.\d+ times the baseline's speed", done.stdout, re.MULTILINE)
+    assert re.search(r"^FAIL: SLOWER: 0\.\d+ times the baseline's speed", done.stdout, re.MULTILINE)
     found = json.loads((tmp_path / "gate.json").read_text())
     assert (found["base"], found["head"], found["exit_code"]) == (same.hexsha, slow.hexsha, 1)
     (kernel,) = found["kernels"]

@@ -187,6 +187,15 @@ def test_a_failure_can_be_replayed_by_the_line_that_it_prints(foreign: pytest.Py
     assert failures[0] == failures[1]
 
 
+def test_the_report_has_the_verdict_and_the_reason_each_once(foreign: pytest.Pytester) -> None:
+    shutil.copy(WRONG / "softmax_wrong_sum.py", foreign.path / "kernels" / "k.py")
+    result = foreign.runpytest_subprocess(*QUICK, "-x", "--autokernel-json=out.json")
+    (found,) = json.loads((foreign.path / "out.json").read_text())["kernels"]
+    assert found["verdict"] == "FAIL"
+    assert found["reason"].startswith("softmax ")
+    assert f"FAIL: {found['reason']}" in result.stdout.lines
+
+
 def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
     foreign.makepyfile(
         """
