@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pytest_autokernel import policy
 from pytest_autokernel.candidate import KernelFile
 from pytest_autokernel.channel import TensorMeta, close
+from pytest_autokernel.machine import lack
 from pytest_autokernel.op import Op
 from pytest_autokernel.plan import TargetName
 from pytest_autokernel.process import Cell, Died, Process, TimedOut
@@ -81,8 +82,7 @@ class WorkerSubject:
         on_gpu = judge.hardware.gpu is not None and kernel.backend != "cpp"
         self.device: Place = device or ("cuda" if on_gpu else "cpu")
         self.interpreted = kernel.backend == "triton" and self.device == "cpu"
-        no_gpu = kernel.backend == "cuda" and self.device == "cpu"
-        self.unable = "no CUDA GPU here, without which CUDA C++ is not run" if no_gpu else None
+        self.unable = lack(kernel.backend, self.device)
         self.target: TargetName = "interpreter" if self.interpreted else self.device
         self._process: Process | None = None
 

@@ -155,6 +155,21 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_judged(
     assert "Traceback" not in done.stderr
 
 
+def test_without_a_compiler_the_gate_stays_shut(
+    commit: Commit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    base = commit({"kernels/sum.py": SUM})
+    changed = commit({"kernels/sum.py": SUM.replace(STEPS, MORE_STEPS)})
+    renamed = commit({"kernels/sum.py": SUM.replace(STEPS, MORE_STEPS) + "# more\n"})
+    for before, after in ((base, changed), (changed, renamed)):
+        done = run_gate(tmp_path, before.hexsha, after.hexsha)
+        assert done.returncode == 2, done.stdout
+        (kernel,) = json.loads((tmp_path / "gate.json").read_text())["kernels"]
+        assert kernel["outcome"] == "NOT MEASURED"
+        assert "expected a C++ compiler" in kernel["reason"]
+
+
 def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:
     done = run_gate(tmp_path, "HEAD", "HEAD")
     assert done.returncode == 2

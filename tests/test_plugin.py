@@ -147,6 +147,59 @@ def test_a_cuda_kernel_without_a_gpu_is_skipped_with_the_reason_and_has_not_pass
     assert {item["verdict"] for item in found["items"]} == {"SKIP"}
 
 
+COMPILED = RIGHT.replace(
+    "\n\ndef kernel_fn",
+    """
+from pytest_autokernel.compile import compile_cpp
+
+compile_cpp('extern "C" int one() { return 1; }')
+
+
+def kernel_fn""",
+)
+CLAIMS = """
+from pytest_autokernel.compile import CompileError
+
+raise CompileError("expected a C++ compiler (c++), found none on PATH='': install one")
+"""
+
+
+@pytest.mark.parametrize("lacking", ["PATH", "CXX"])
+def test_a_cpp_kernel_without_a_compiler_is_skipped_with_the_reason_and_has_not_passed(
+    foreign: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    kernel(foreign, "right", COMPILED)
+    kernel(foreign, "triton", RIGHT)
+    if lacking == "PATH":
+        monkeypatch.delenv("CXX", raising=False)
+        git = shutil.which("git")
+        assert git is not None
+        foreign.mkdir("bin").joinpath("git").symlink_to(git)
+        monkeypatch.setenv("PATH", str(foreign.path / "bin"))
+    else:
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    result = foreign.runpytest_subprocess(
+        *QUICK, "-k", "smoke or (right and roofline)", "--autokernel-json=out.json"
+    )
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*kernels/right.py *SKIP*0/*", f"skipped: expected a C++ compiler*{lacking}=*"]
+    )
+    first, other = json.loads((foreign.path / "out.json").read_text())["kernels"]
+    assert (first["verdict"], first["reason"]) == ("SKIP", first["skipped"])
+    assert {item["verdict"] for item in first["items"]} == {"SKIP"}
+    assert other["verdict"] == "PASS"
+
+
+def test_a_kernel_that_says_by_itself_that_there_is_no_compiler_fails(
+    foreign: pytest.Pytester,
+) -> None:
+    kernel(foreign, "right", COMPILED + CLAIMS)
+    result = foreign.runpytest_subprocess(*QUICK, "-k", "smoke")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*kernels/right.py *FAIL*"])
+
+
 def test_saved_samples_are_compared_with_those_of_the_same_device_alone(
     judged: tuple[Path, Done], foreign: pytest.Pytester
 ) -> None:
