@@ -82,6 +82,7 @@ class AutokernelPlugin:
     """Registered only with `--autokernel`."""
 
     def __init__(self, config: pytest.Config) -> None:
+        from pytest_autokernel.baselines import refuse_nowhere
         from pytest_autokernel.fixtures import judge_of
         from pytest_autokernel.gpu import GpuSpecError
         from pytest_autokernel.ops import OpError
@@ -89,6 +90,9 @@ class AutokernelPlugin:
         from pytest_autokernel.verdict import JudgeError
 
         try:
+            named, folder = config.getoption("autokernel_baseline"), config.invocation_params.dir
+            if named is not None:
+                refuse_nowhere(named, [folder / arg.partition("::")[0] for arg in config.args])
             self.judge = judge_of(config)
         except (JudgeError, GpuSpecError, OpError) as error:
             raise pytest.UsageError(str(error)) from error

@@ -10,13 +10,14 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import git
 import jsonschema
 import pytest
 import torch  # before pytester, which unloads what a test imports; numpy does not survive that
 
 from pytest_autokernel.plan import STAGES
 from pytest_autokernel.sandbox import probe
-from tests.conftest import ROOT, WRONG
+from tests.conftest import ROOT, WRONG, Commit
 
 RIGHT = """
 import torch
@@ -172,9 +173,9 @@ def test_a_cpp_kernel_without_a_compiler_is_skipped_with_the_reason_and_has_not_
     kernel(foreign, "triton", RIGHT)
     if lacking == "PATH":
         monkeypatch.delenv("CXX", raising=False)
-        git = shutil.which("git")
-        assert git is not None
-        foreign.mkdir("bin").joinpath("git").symlink_to(git)
+        program = shutil.which("git")
+        assert program is not None
+        foreign.mkdir("bin").joinpath("git").symlink_to(program)
         monkeypatch.setenv("PATH", str(foreign.path / "bin"))
     else:
         monkeypatch.setenv("CXX", "no-such-compiler")
@@ -285,6 +286,10 @@ def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
             "--autokernel-compare: expected all, or some of compile, eager, flag_gems, liger, "
             "quack, sdpa; got fastest",
         ),
+        (
+            ["--autokernel-baseline=nope"],
+            "--autokernel-baseline: expected a kernel file or a git revision, got 'nope'",
+        ),
     ],
 )
 def test_a_bad_option_is_one_clear_error(
@@ -295,6 +300,18 @@ def test_a_bad_option_is_one_clear_error(
     result = foreign.runpytest_subprocess("--autokernel", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{words}*"])
+
+
+@pytest.mark.parametrize("named", ["HEAD", "v1", "kernels/k.py"])
+def test_a_baseline_is_a_file_or_a_revision_of_the_repository_that_the_kernels_are_in(
+    commit: Commit, tmp_path: Path, named: str
+) -> None:
+    commit({"kernels/k.py": RIGHT})
+    git.Repo(tmp_path).create_tag("v1")
+    words = (*QUICK, "--collect-only", f"--autokernel-baseline={named}", "kernels/k.py::smoke")
+    command = [sys.executable, "-m", "pytest", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_kernels_there_is_one_clear_error(pytester: pytest.Pytester) -> None:
