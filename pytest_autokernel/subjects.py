@@ -192,7 +192,8 @@ class WorkerSubject:
 
 
 class LocalSubject:
-    """A callable from a user's own test: trusted, and run in this process."""
+    """A callable from a user's own test: trusted, and run in this process. From `start` to `close`
+    this process is as a worker is, for what is timed beside one."""
 
     interpreted = exact = False
     integers: frozenset[int] = frozenset()
@@ -203,6 +204,7 @@ class LocalSubject:
         self.target: TargetName = self.device
         self.supports = supports
         self._worker = Worker(fn, self.device)
+        self._cpus, self._conditions = judge.settings.cpus, contextlib.ExitStack()
 
     def fresh(self) -> LocalSubject:
         return self
@@ -216,13 +218,16 @@ class LocalSubject:
         return self._worker.handle(message, fds)
 
     def start(self) -> None:
-        """Nothing to start."""
+        from pytest_autokernel.conditions import of_a_worker
+
+        self.close()
+        self._conditions.enter_context(of_a_worker(self._cpus))
 
     def load(self) -> None:
         """Nothing to load."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        self._conditions.close()
 
 
 def nursery_environment(interpreted: bool) -> dict[str, str]:

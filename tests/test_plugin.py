@@ -264,11 +264,20 @@ def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
                 shape_sweep(lambda x, dim=-1: x.clone(), op="softmax")
 
         def test_fast(roofline):
-            (timing,) = roofline(lambda x, dim=-1: torch.softmax(x, dim), op="softmax")
+            seen = set()
+
+            def ours(x, dim=-1):
+                seen.add(torch.get_num_threads())
+                return torch.softmax(x, dim)
+
+            torch.set_num_threads(3)
+            (timing,) = roofline(ours, op="softmax")
             assert timing.time_us > 0
+            assert seen == {1}
+            assert torch.get_num_threads() == 3
         """
     )
-    result = foreign.runpytest_subprocess("--autokernel-effort=quick")
+    result = foreign.runpytest_subprocess("--autokernel-effort=quick", "--autokernel-threads=1")
     result.assert_outcomes(passed=3)
 
 
