@@ -35,6 +35,7 @@ SCHEMA = 1
 # -P and --noconftest: what a change brings along runs where kernels run, not in the judge.
 PYTEST = (sys.executable, "-P", "-m", "pytest", "--noconftest", "-o", "addopts=")
 LIMIT_S = 3600
+WIDE = 200  # columns where there is no terminal, so that a log keeps one row a line
 
 
 class Exit(IntEnum):
@@ -264,6 +265,8 @@ def main(
     ] = None,
 ) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
     try:
         _expect_folders(json_file, markdown)
         old, new, findings = run(base, head, options or [], Path.cwd())

@@ -168,6 +168,8 @@ def test_without_a_compiler_the_gate_stays_shut(
         (kernel,) = json.loads((tmp_path / "gate.json").read_text())["kernels"]
         assert kernel["outcome"] == "NOT MEASURED"
         assert "expected a C++ compiler" in kernel["reason"]
+        (row,) = re.findall(r"^kernels/sum\.py +(?:changed|added) .*", done.stdout, re.MULTILINE)
+        assert len(row) > 80  # no terminal: nothing is to be narrowed to one
 
 
 def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_cpp_kernel_without_a_compiler_is_skipped_with_the_reason_and_has_not_
     )
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["*kernels/right.py *SKIP*0/*", f"skipped: expected a C++ compiler*{lacking}=*"]
+        ["*kernels/right.py *SKIP*0/* - *", f"skipped: expected a C++ compiler*{lacking}=*"]
     )
     first, other = json.loads((foreign.path / "out.json").read_text())["kernels"]
     assert (first["verdict"], first["reason"]) == ("SKIP", first["skipped"])
@@ -463,4 +463,5 @@ def test_every_check_of_a_kernel_that_cannot_be_loaded_gives_the_reason(
     result = foreign.runpytest_subprocess(*QUICK, "-k", "smoke")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.no_fnmatch_line("*no kernel is loaded*")
+    result.stdout.fnmatch_lines(["kernels/k.py *FAIL *0/3 * - *"])
     result.stdout.fnmatch_lines(["*raised ModuleNotFoundError: *nothing_there*"])
