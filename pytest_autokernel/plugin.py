@@ -112,6 +112,16 @@ class AutokernelPlugin:
     def pytest_report_header(self) -> list[str]:
         return self.report.header()
 
+    @pytest.hookimpl(wrapper=True)  # not tryfirst, as --ff is: that has the last word
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        from pytest_autokernel.collection import in_order
+
+        result = yield
+        items[:] = in_order(items)
+        return result
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.report.expect(session.items)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -227,6 +228,42 @@ def test_the_ids_are_pytests_own(foreign: pytest.Pytester) -> None:
     )
     assert result.ret == 0
     result.stdout.fnmatch_lines(["kernels/right.py::shape_sweep[[]tiny-bf16[]]"])
+
+
+def ids(result: pytest.RunResult) -> list[str]:
+    return [line for line in result.outlines if "::" in line]
+
+
+@pytest.mark.parametrize("shuffled_by", ["conftest", "randomly"])
+def test_whoever_shuffles_tests_the_items_of_a_kernel_file_stay_in_order(
+    foreign: pytest.Pytester, shuffled_by: str
+) -> None:
+    kernel(foreign, "a")
+    kernel(foreign, "b", "no kernel")
+    kernel(foreign, "c")
+    foreign.makepyfile(test_own="".join(f"def test_{n}():\n    pass\n\n\n" for n in range(8)))
+    words = ("--collect-only", "-q", "--autokernel", "--autokernel-effort=quick", "kernels", ".")
+    planned = ids(foreign.runpytest_subprocess(*words, "-p", "no:randomly"))
+    if shuffled_by == "conftest":
+        foreign.makeconftest("""
+            def pytest_collection_modifyitems(items):
+                items.sort(key=lambda item: item.nodeid[::-1], reverse=True)
+        """)
+        shuffle = ["-p", "no:randomly"]
+    else:
+        pytest.importorskip("pytest_randomly")
+        shuffle = ["--randomly-seed=3"]
+    found = ids(foreign.runpytest_subprocess(*words, *shuffle))
+    assert sorted(found) == sorted(planned)
+    for file in ("kernels/a.py", "kernels/b.py", "kernels/c.py"):
+        its = [name for name in found if name.startswith(file)]
+        assert its == [name for name in planned if name.startswith(file)]
+    kernels = [name.partition("::")[0] for name in found if name.startswith("kernels/")]
+    assert len([*itertools.groupby(kernels)]) == 3
+    own = [name for name in found if name.startswith("test_own")]
+    assert own != sorted(own)
+    if shuffled_by == "conftest":
+        assert own == sorted(own, reverse=True)
 
 
 def test_a_failure_can_be_replayed_by_the_line_that_it_prints(foreign: pytest.Pytester) -> None:
