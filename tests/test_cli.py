@@ -249,7 +249,9 @@ class TestLogAndShow:
         text = shown("show", "1").stdout
         assert "experiment 1  KEEP  width 1 -> 4" in text
         assert "against baseline: 2.000x [1.980, 2.020], confidence 0.99, KEEP" in text
-        assert "block 1: 1000 us -> 500 us, 2x (medians of 3 and 3 samples)" in text
+        assert "block 1: 1000 us -> 500 us, 2x (medians of 3 samples, of as many," in text
+        (screen, judgement) = re.findall(r"timing +large-fp32: .* \((.*)\)", text)
+        assert (screen, judgement) == ("the screen's", "the judgement's")
         assert '-CONFIG = {"width": 1, "unroll": 1}' in text
         assert '+CONFIG = {"width": 4, "unroll": 1}' in text
 
