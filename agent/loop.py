@@ -26,6 +26,8 @@ class Loop(Work):
         seed = judge_seed(self.seed, number)
         asked = self.crew.ask(self.kernel, "starter", lambda j: j.compare(text, None, seed))
         report = asked.result()
+        if report.verdict == "SKIP":
+            raise Refused(f"{self.kernel} cannot be judged on this machine: {report.reason}")
         if report.verdict != "PASS":
             raise Refused(
                 f"{self.kernel} is not right as it is: {report.verdict}: {report.reason}: "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,12 +35,25 @@ def ratio(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
+def _log_ratio(theirs_us: float, ours_us: float) -> float:
+    return math.log(theirs_us / ours_us)
+
+
 @dataclass(frozen=True)
 class Comparison:
     speedup: Speedup
     decision: Decision | Prospect
     confirmed: bool
     blocks: Sequence[Sequence[Sequence[float]]]  # [[other us...], [this us...]] of each block
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Of each block what the judge decides by (pytest_autokernel/decide.py): the median of its
+        pairs' ratios. That of two medians may be far from it where the clock moves."""
+        return tuple(
+            math.exp(statistics.median(map(_log_ratio, theirs, ours)))
+            for theirs, ours in self.blocks
+        )
 
 
 @dataclass(frozen=True)

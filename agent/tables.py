@@ -106,20 +106,22 @@ def details(experiment: Experiment, usage: Usage | None) -> Iterator[str]:
         report = Report.parse(raw)
         yield from (f"           {item}" for item in report.not_passed)
         for timing in report.timings:
-            yield from _timing(timing)
+            whose = "the screen's" if raw["effort"] == "quick" else "the judgement's"
+            yield from _timing(timing, "" if e.starter else f" ({whose})")
 
 
-def _timing(timing: Timing) -> Iterator[str]:
+def _timing(timing: Timing, whose: str) -> Iterator[str]:
     roof = f", {timing.pct_roof:.3g} % of the roof" if timing.pct_roof is not None else ""
-    yield f"timing     {timing.case}: {timing.time_us:.6g} us{roof}"
+    yield f"timing     {timing.case}: {timing.time_us:.6g} us{roof}{whose}"
     for other, comparison in timing.comparisons.items():
         speed, decision = comparison.speedup, comparison.decision
         yield f"           against {other}: {speed}, confidence {speed.confidence:g}, {decision}"
-        for number, (theirs, ours) in enumerate(comparison.blocks, start=1):
+        blocks = zip(comparison.blocks, comparison.ratios, strict=True)
+        for number, ((theirs, ours), gain) in enumerate(blocks, start=1):
             before, after = statistics.median(theirs), statistics.median(ours)
             yield (
-                f"             block {number}: {before:.6g} us -> {after:.6g} us, "
-                f"{before / after:.4g}x (medians of {len(theirs)} and {len(ours)} samples)"
+                f"             block {number}: {before:.6g} us -> {after:.6g} us, {gain:.4g}x "
+                f"(medians of {len(theirs)} samples, of as many, and of their pairs' ratios)"
             )
 
 

@@ -35,6 +35,7 @@ SCHEMA = 1
 # -P and --noconftest: what a change brings along runs where kernels run, not in the judge.
 PYTEST = (sys.executable, "-P", "-m", "pytest", "--noconftest", "-o", "addopts=")
 LIMIT_S = 3600
+WIDE = 200  # columns where there is no terminal, so that a log keeps one row a line
 
 
 class Exit(IntEnum):
@@ -158,7 +159,7 @@ def finding(change: Change, report: Mapping[str, Any], same: str = "") -> Findin
     wrong = [i for i in kernel["items"] if i["stage"] != "roofline" and i["verdict"] != "PASS"]
     failed = [i for i in wrong if i["verdict"] != "SKIP"]
     if failed:
-        words = f"{failed[0]['stage']}: {failed[0]['reason']}"
+        words = "{stage}: {verdict}: {reason}".format_map(failed[0])
         return Finding(change, "WRONG", words, (), environment)
     timed = [t for t in kernel["timings"] if "baseline" in t["comparisons"]]
     decisions = [t["comparisons"]["baseline"]["decision"] for t in timed]
@@ -264,6 +265,8 @@ def main(
     ] = None,
 ) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
     try:
         _expect_folders(json_file, markdown)
         old, new, findings = run(base, head, options or [], Path.cwd())

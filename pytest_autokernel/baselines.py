@@ -107,6 +107,19 @@ def examine(contenders: Iterable[Subject], call: HandedOver, options: Mapping[st
             contender.examine(call, options)
 
 
+def refuse_nowhere(named: str, arguments: Iterable[Path]) -> None:
+    """Raises JudgeError where --autokernel-baseline is neither a file nor a git revision in any of
+    the places that pytest was given. Whether it can be compared with a kernel is seen later."""
+    if Path(named).is_file():
+        return
+    folders = {path if path.is_dir() else path.parent for path in arguments}
+    if not any(_commit(folder, named) for folder in folders):
+        raise JudgeError(
+            f"--autokernel-baseline: expected a kernel file or a git revision, got {named!r}, "
+            "which is neither"
+        )
+
+
 def refuse_unknown(judge: Judge) -> None:
     """Raises JudgeError where --autokernel-compare names what no op has."""
     asked = set(judge.settings.compare) - {EVERY}
@@ -154,18 +167,24 @@ def _users(named: str, kernel: KernelFile) -> KernelFile | None:
 
 
 def _at_revision(revision: str, kernel: KernelFile) -> KernelFile | None:
-    try:
-        repo = git.Repo(kernel.path.parent, search_parent_directories=True)
-        commit = repo.commit(revision)
-    except (git.InvalidGitRepositoryError, git.BadName, ValueError) as error:
-        raise KernelFileError(
-            f"expected a kernel file or a git revision, got {revision!r}"
-        ) from error
-    assert repo.working_tree_dir is not None
-    relative = kernel.path.resolve().relative_to(Path(repo.working_tree_dir).resolve())
+    commit = _commit(kernel.path.parent, revision)
+    if commit is None:
+        raise KernelFileError(f"expected a kernel file or a git revision, got {revision!r}")
+    assert commit.repo.working_tree_dir is not None
+    relative = kernel.path.resolve().relative_to(Path(commit.repo.working_tree_dir).resolve())
     try:
         blob = commit.tree / relative.as_posix()
     except KeyError:
         return None
     text = blob.data_stream.read().decode("utf-8")
     return parse(kernel.path, text)
+
+
+def _commit(folder: Path, revision: str) -> git.Commit | None:
+    """None where `folder` is in no git repository that has this revision."""
+    wanted = ("--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    try:
+        repo = git.Repo(folder, search_parent_directories=True)
+        return repo.commit(repo.git.rev_parse(*wanted))
+    except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError):
+        return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +28,7 @@ MARK = re.compile(r"^KERNEL_TYPE\b", re.MULTILINE)
 FUNCTIONS = (*STAGES, "roofline")
 # What is collected where a part of it is asked for.
 PARTS = {"binary": ("binary",), "screen": ("smoke", "roofline")}
+PLACE: pytest.StashKey[int] = pytest.StashKey()  # of an item among those of its kernel file
 
 
 def is_kernel_file(path: Path, parent: pytest.Collector) -> bool:
@@ -80,7 +81,8 @@ class KernelModule(pytest.Module):
             yield Unreadable.of(self, str(error))
             return
         self._plan()
-        for item in super().collect():
+        for place, item in enumerate(super().collect()):
+            item.stash[PLACE] = place
             # pytest would show suite.py as the place of every item.
             item.__dict__["location"] = (self.nodeid, 0, item.name)
             yield item
@@ -156,6 +158,20 @@ class Unreadable(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, self.name
+
+
+def in_order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The same items: those of a kernel file one after the other, as they were collected, in the
+    places that kernel files have. Who shuffles tests may shuffle the files; the tests of one are
+    one examination, which begins with smoke and ends with the roofline."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if module := item.getparent(KernelModule):
+            files.setdefault(module.nodeid, []).append(item)
+    for its in files.values():
+        its.sort(key=lambda item: item.stash.get(PLACE, 0))
+    theirs = (item for its in files.values() for item in its)
+    return [next(theirs) if item.getparent(KernelModule) else item for item in items]
 
 
 def seeded(check: Check, seed: int) -> Check:

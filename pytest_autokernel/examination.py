@@ -129,7 +129,8 @@ class Examination:
             outcome.hybrid,
         )
         if reason:
-            pytest.fail(f"{reason}\n{self._replay_line(item)}", pytrace=False)
+            words = f"{outcome.verdict}: {reason}\n{self._replay_line(item)}"
+            pytest.fail(words, pytrace=False)
 
     def outcome(self, check: Check) -> Outcome:
         """Judge one check, with no test item in sight."""
@@ -181,7 +182,7 @@ class Examination:
     def accept(self, timing: Timing) -> None:
         """Fail the item where the kernel is wrong, impossibly fast, or slower than its baseline."""
         if timing.reason:
-            pytest.fail(timing.reason, pytrace=False)
+            pytest.fail(f"{timing.verdict}: {timing.reason}", pytrace=False)
 
     def _drawn(self, check: Check, amount: plan.Amount) -> Outcome:
         """The sizes that the source names, then what Hypothesis draws; a failure is shrunk."""
@@ -246,7 +247,7 @@ class Examination:
         return Outcome(Verdict.PASS, check.case, completed, worst, hybrid=tuple(sorted(hybrid)))
 
     def _words(self, outcome: Outcome) -> str:
-        return f"{outcome.verdict}: {self.op.name} {outcome.case}: {outcome.reason}"
+        return f"{self.op.name} {outcome.case}: {outcome.reason}"
 
     def _replay_line(self, item: pytest.Item) -> str:
         settings = self.judge_.settings

@@ -1,10 +1,13 @@
-"""What figures were measured with: the processor, and the versions of packages."""
+"""The machine that figures were measured with: its processor, the versions of packages, and what
+it lacks."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from pytest_autokernel.compile import CompileError, find_compiler
 
 
 def cpu_name() -> str:
@@ -23,3 +26,16 @@ def package_version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def lack(backend: str, device: str) -> str | None:
+    """What this machine lacks to run kernels of a backend. Looked for on this side: a kernel that
+    says so itself has failed."""
+    if backend == "cuda" and device == "cpu":
+        return "no CUDA GPU here, without which CUDA C++ is not run"
+    if backend == "cpp":
+        try:
+            find_compiler()
+        except CompileError as error:
+            return str(error)
+    return None

@@ -82,6 +82,7 @@ class AutokernelPlugin:
     """Registered only with `--autokernel`."""
 
     def __init__(self, config: pytest.Config) -> None:
+        from pytest_autokernel.baselines import refuse_nowhere
         from pytest_autokernel.fixtures import judge_of
         from pytest_autokernel.gpu import GpuSpecError
         from pytest_autokernel.ops import OpError
@@ -89,6 +90,9 @@ class AutokernelPlugin:
         from pytest_autokernel.verdict import JudgeError
 
         try:
+            named, folder = config.getoption("autokernel_baseline"), config.invocation_params.dir
+            if named is not None:
+                refuse_nowhere(named, [folder / arg.partition("::")[0] for arg in config.args])
             self.judge = judge_of(config)
         except (JudgeError, GpuSpecError, OpError) as error:
             raise pytest.UsageError(str(error)) from error
@@ -107,6 +111,16 @@ class AutokernelPlugin:
 
     def pytest_report_header(self) -> list[str]:
         return self.report.header()
+
+    @pytest.hookimpl(wrapper=True)  # not tryfirst, as --ff is: that has the last word
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        from pytest_autokernel.collection import in_order
+
+        result = yield
+        items[:] = in_order(items)
+        return result
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.report.expect(session.items)

@@ -215,12 +215,12 @@ class Report:
 def _rows(kernel: dict[str, Any]) -> list[tuple[str, ...]]:
     items = kernel["items"]
     passed = sum(item["verdict"] == "PASS" for item in items)
-    errors = [item["worst"] for item in items if item["worst"] is not None]
+    errors = [i["worst"] for i in items if i["completed"] and i["worst"] is not None]
     first = (
         kernel["path"],
         kernel["verdict"],
         f"{passed}/{len(items)}",
-        f"{max(errors, default=0):.0%}",
+        f"{max(errors):.0%}" if errors else "-",
     )
     rows: list[tuple[str, ...]] = []
     for timing in kernel["timings"] or [None]:

@@ -24,7 +24,7 @@ class Settings:
     """What the judge is told. Times in seconds, memory in bytes.
 
     `seed` is drawn afresh for each run unless given. `baseline` is a kernel file to be
-    compared with, already resolved from a git revision where one was named. `allow` are patterns
+    compared with, or a git revision of each. `allow` are patterns
     of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
     compiled code from run to run; without one it is kept for this run alone. `l2` is how timed
     calls find a GPU's cache; a CPU's is always warm. `compare` are names of ops' baselines that are

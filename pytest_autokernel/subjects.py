@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pytest_autokernel import policy
 from pytest_autokernel.candidate import KernelFile
 from pytest_autokernel.channel import TensorMeta, close
+from pytest_autokernel.machine import lack
 from pytest_autokernel.op import Op
 from pytest_autokernel.plan import TargetName
 from pytest_autokernel.process import Cell, Died, Process, TimedOut
@@ -81,8 +82,7 @@ class WorkerSubject:
         on_gpu = judge.hardware.gpu is not None and kernel.backend != "cpp"
         self.device: Place = device or ("cuda" if on_gpu else "cpu")
         self.interpreted = kernel.backend == "triton" and self.device == "cpu"
-        no_gpu = kernel.backend == "cuda" and self.device == "cpu"
-        self.unable = "no CUDA GPU here, without which CUDA C++ is not run" if no_gpu else None
+        self.unable = lack(kernel.backend, self.device)
         self.target: TargetName = "interpreter" if self.interpreted else self.device
         self._process: Process | None = None
 
@@ -192,7 +192,8 @@ class WorkerSubject:
 
 
 class LocalSubject:
-    """A callable from a user's own test: trusted, and run in this process."""
+    """A callable from a user's own test: trusted, and run in this process. From `start` to `close`
+    this process is as a worker is, for what is timed beside one."""
 
     interpreted = exact = False
     integers: frozenset[int] = frozenset()
@@ -203,6 +204,7 @@ class LocalSubject:
         self.target: TargetName = self.device
         self.supports = supports
         self._worker = Worker(fn, self.device)
+        self._cpus, self._conditions = judge.settings.cpus, contextlib.ExitStack()
 
     def fresh(self) -> LocalSubject:
         return self
@@ -216,13 +218,16 @@ class LocalSubject:
         return self._worker.handle(message, fds)
 
     def start(self) -> None:
-        """Nothing to start."""
+        from pytest_autokernel.conditions import of_a_worker
+
+        self.close()
+        self._conditions.enter_context(of_a_worker(self._cpus))
 
     def load(self) -> None:
         """Nothing to load."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        self._conditions.close()
 
 
 def nursery_environment(interpreted: bool) -> dict[str, str]:

@@ -23,8 +23,8 @@ def measure(judge: Judge, subject: Subject, op: Op, case: Case) -> Timing:
     try:
         session, trial, samples = _measured(judge, subject, op, case)
     except CandidateError as error:
-        words = f"{error.verdict}: {error.reason}"
-        return Timing(case, [], {}, None, None, {}, l2_of(judge, subject), error.verdict, words)
+        l2, why = l2_of(judge, subject), error.reason
+        return Timing(case, [], {}, None, None, {}, l2, error.verdict, why)
     beside = {name: blocks for name in session.others if (blocks := samples.against(name))}
     comparisons = {name: session.printed(blocks) for name, blocks in beside.items()}
     times = BaselineTimes(judge, op, case, subject.device, session.l2)
@@ -77,10 +77,10 @@ def _too_fast(
     measured: gpu.Roofline, sheet: gpu.Roofline | None, spec: gpu.GpuSpec | None
 ) -> str | None:
     if sheet and spec and (reason := gpu.beyond_roof(sheet, spec.ceilings())):
-        return f"FAIL: {reason}"
+        return reason
     if measured.pct > 100 * MEASURED_LIMIT:
         return (
-            f"FAIL: {measured.pct:.0f} % of the measured roof ({measured.bound}): faster than the "
+            f"{measured.pct:.0f} % of the measured roof ({measured.bound}): faster than the "
             "device can be; work is skipped or the clock is wrong"
         )
     return None

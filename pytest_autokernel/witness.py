@@ -74,13 +74,13 @@ class Witness:
         """What is wrong where the worker's times are below what this side's clock can bear."""
         if self._shares and max(self._shares) < SHARE:
             return (
-                "FAIL: the clock: of the time that a burst takes by this side's clock the kernel's "
+                "the clock: of the time that a burst takes by this side's clock the kernel's "
                 f"process reports {max(self._shares):.0%} at most"
             )
         if self._bearable(claimed_us):
             return None
         return (
-            f"FAIL: the clock: the kernel's process reports {claimed_us:.3g} us a call, where "
+            f"the clock: the kernel's process reports {claimed_us:.3g} us a call, where "
             f"this side measured {self._measured_us:.3g} us at least"
         )
 

@@ -90,7 +90,7 @@ def report(
     items, timings = [item("smoke")], []
     wrong = full and config_of(text)["unroll"] == 4
     if wrong:
-        items += [item("edge_cases", "FAIL", "FAIL: softmax 1x1 fp32: off by 3 ulp\nin lane 0")]
+        items += [item("edge_cases", "FAIL", "softmax 1x1 fp32: off by 3 ulp\nin lane 0")]
     else:
         items += [item("roofline")]
         comparisons = {"eager": comparison(900.0, time_us(text))}

@@ -50,7 +50,7 @@ class Tried:
         return decisions.get(self.outcome, undecided)
 
 
-WRONG = "FAIL: softmax 32x777 bf16: value: at [21, 216] got 0.05, expected 4.4e-05"
+WRONG = "softmax 32x777 bf16: value: at [21, 216] got 0.05, expected 4.4e-05"
 NIGHT = (
     Tried("starter", "starter"),
     Tried("block 1024 -> 2048", "REVERT", 0.931),

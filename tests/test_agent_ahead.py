@@ -40,7 +40,7 @@ class Wide(OnGpu):
     def binary(self, text: str) -> Report:
         width = config_of(text)["width"]
         self.compiled.append(text)
-        refused = "FAIL: out of resource: shared memory" if width == 8 else None
+        refused = "out of resource: shared memory" if width == 8 else None
         return compiled(text, 4 * SPILLED if width == 4 else 0, refused)
 
 

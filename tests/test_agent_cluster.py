@@ -6,10 +6,13 @@ import json
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ import typer
 from autokernel_agent.ledger import Ledger
 from autokernel_agent.options import parse_workers
 from autokernel_agent.repository import Repository
+from autokernel_agent.roster import read
+from autokernel_agent.staff import ROSTER
 
 from .agent_cli import Cli, gone, soon
 from .agent_repository import PATH, git, user_repository
@@ -135,8 +140,16 @@ class TestRay:
     def test_four_try_what_one_tries_though_one_is_killed(
         self, cluster: dict[str, str], cli: Cli, repo: Path, whole: set[str]
     ) -> None:
-        done = cli(*OPTIMIZE, "--workers", "ray", **cluster)
+        roster, places = repo / ".autokernel/t" / ROSTER, set()
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(cli, *OPTIMIZE, "--workers", "ray", **cluster)
+            while not run.done():
+                places |= {place.where for place in read(roster) or ()}
+                time.sleep(0.01)
+        done = run.result()
         assert done.returncode == 0, done.stderr
+        here = {f"{socket.gethostname()}, GPU {n}" for n in range(4)}
+        assert set() < places - {""} <= here
         assert "total: 2.000x" in done.stdout
         assert tried(repo) == whole
         calls = [json.loads(line) for line in cli.log.read_text().splitlines()]

@@ -445,7 +445,7 @@ def test_the_situation_tells_figures_tries_and_failures(propose: Propose) -> Non
     speedup = Speedup(0.5, 0.4, 0.6, 0.99)
     tries = (
         Try(FASTER, "wider", "PASS", "REVERT", None, speedup),
-        Try(FASTER, "wrong", "FAIL", "REVERT", "FAIL: off by 3 ulp", None),
+        Try(FASTER, "wrong", "FAIL", "REVERT", "off by 3 ulp", None),
     )
     text = situation_text(Situation(PATH, "softmax", KERNEL, REPORT, tries, ("it hung",)))
     for words in (
@@ -453,7 +453,7 @@ def test_the_situation_tells_figures_tries_and_failures(propose: Propose) -> Non
         "pct_roof: 40",
         "0.900x the speed of eager",
         "1. REVERT 0.500x [0.400, 0.600] the speed before it: wider",
-        "2. FAIL: wrong: FAIL: off by 3 ulp",
+        "2. FAIL: wrong: off by 3 ulp",
         "- it hung",
         '+CONFIG = {"width": 4, "unroll": 1}',
     ):

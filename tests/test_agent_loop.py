@@ -96,6 +96,15 @@ class TestARun:
             assert ledger.experiments == []
         assert git(repo, "for-each-ref", "refs/heads/autokernel", "refs/autokernel") == ""
 
+    def test_a_machine_that_lacks_what_a_kernel_needs_is_no_fault_of_the_kernel(
+        self, repo: Path
+    ) -> None:
+        with opened(repo) as ledger:
+            work = dataclasses.replace(loop(ledger), crew=crew(Unable()))
+            words = f"{PATH} cannot be judged on this machine: no compiler"
+            with pytest.raises(Refused, match=f"^{words}$"):
+                work.run(never())
+
     def test_a_kernel_that_cannot_be_timed_is_refused_with_the_reason(self, repo: Path) -> None:
         with opened(repo) as ledger:
             work = dataclasses.replace(loop(ledger), crew=crew(Untimed()))
@@ -185,6 +194,12 @@ class AlwaysWrong(ScriptedJudge):
     def compare(self, text: str, baseline: str | None, seed: int) -> Report:
         report = super().compare(text, baseline, seed)
         return dataclasses.replace(report, verdict="CRASH", reason="segfault")
+
+
+class Unable(ScriptedJudge):
+    def compare(self, text: str, baseline: str | None, seed: int) -> Report:
+        report = super().compare(text, baseline, seed)
+        return dataclasses.replace(report, verdict="SKIP", reason="no compiler", timings=())
 
 
 class Untimed(ScriptedJudge):

@@ -249,14 +249,16 @@ class TestLogAndShow:
         text = shown("show", "1").stdout
         assert "experiment 1  KEEP  width 1 -> 4" in text
         assert "against baseline: 2.000x [1.980, 2.020], confidence 0.99, KEEP" in text
-        assert "block 1: 1000 us -> 500 us, 2x (medians of 3 and 3 samples)" in text
+        assert "block 1: 1000 us -> 500 us, 2x (medians of 3 samples, of as many," in text
+        (screen, judgement) = re.findall(r"timing +large-fp32: .* \((.*)\)", text)
+        assert (screen, judgement) == ("the screen's", "the judgement's")
         assert '-CONFIG = {"width": 1, "unroll": 1}' in text
         assert '+CONFIG = {"width": 4, "unroll": 1}' in text
 
     def test_show_gives_the_reason_of_a_failure(self, shown: Cli) -> None:
         lines = shown("log").stdout.splitlines()
         number = next(line.split()[0] for line in lines if "FAIL" in line)
-        assert "edge_cases[large-fp32]: FAIL: FAIL: softmax 1x1" in shown("show", number).stdout
+        assert "edge_cases[large-fp32]: FAIL: softmax 1x1" in shown("show", number).stdout
 
     def test_show_gives_the_starter_without_a_diff(self, shown: Cli) -> None:
         text = shown("show", "0").stdout

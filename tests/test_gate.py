@@ -185,6 +185,6 @@ def test_the_summary_has_the_figures_and_explains_its_words() -> None:
     lines = gate.summary("a" * 40, "b" * 40, [slower, wrong]).splitlines()
     assert lines[0] == "### Kernels, aaaaaaaaaaaa..bbbbbbbbbbbb: failed"
     assert "| `kernels/a.py` | changed | SLOWER | 0.950x [0.940, 0.960] 4x4 fp32, 5.0 us |" in lines
-    assert "| `kernels/a.py` | added | WRONG | smoke: off by \\| one |" in lines
+    assert "| `kernels/a.py` | added | WRONG | smoke: FAIL: off by \\| one |" in lines
     assert "- **SLOWER**: shown to be slower, and confirmed by fresh samples" in lines
     assert "none was touched" in gate.summary("a" * 40, "b" * 40, [])

@@ -80,7 +80,7 @@ def test_a_slower_kernel_blocks_and_one_that_compiles_to_the_same_is_not_timed(
     done = run_gate(tmp_path, same.hexsha, slow.hexsha)
     assert done.returncode == 1, done.stdout
     assert "FAILED kernels/sum.py::roofline[large-fp32]" in done.stdout
-    assert re.search(r"^SLOWER: 0\.\d+ times the baseline's speed", done.stdout, re.MULTILINE)
+    assert re.search(r"^FAIL: SLOWER: 0\.\d+ times the baseline's speed", done.stdout, re.MULTILINE)
     found = json.loads((tmp_path / "gate.json").read_text())
     assert (found["base"], found["head"], found["exit_code"]) == (same.hexsha, slow.hexsha, 1)
     (kernel,) = found["kernels"]
@@ -153,6 +153,23 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_judged(
     assert done.returncode == 2
     assert "cannot be written: expected a folder" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_without_a_compiler_the_gate_stays_shut(
+    commit: Commit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    base = commit({"kernels/sum.py": SUM})
+    changed = commit({"kernels/sum.py": SUM.replace(STEPS, MORE_STEPS)})
+    renamed = commit({"kernels/sum.py": SUM.replace(STEPS, MORE_STEPS) + "# more\n"})
+    for before, after in ((base, changed), (changed, renamed)):
+        done = run_gate(tmp_path, before.hexsha, after.hexsha)
+        assert done.returncode == 2, done.stdout
+        (kernel,) = json.loads((tmp_path / "gate.json").read_text())["kernels"]
+        assert kernel["outcome"] == "NOT MEASURED"
+        assert "expected a C++ compiler" in kernel["reason"]
+        (row,) = re.findall(r"^kernels/sum\.py +(?:changed|added) .*", done.stdout, re.MULTILINE)
+        assert len(row) > 80  # no terminal: nothing is to be narrowed to one
 
 
 def test_outside_of_a_repository_it_says_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import median
 
 import pytest
 from autokernel_agent import page
@@ -19,8 +20,12 @@ from autokernel_agent.ledger import Ledger
 from autokernel_agent.page.markdown import fenced, plain
 from autokernel_agent.page.story import Story
 from autokernel_agent.page.words import duration, us, visible
+from autokernel_agent.report import Report
 from autokernel_agent.repository import Repository
 from autokernel_agent.stop import experiments
+from autokernel_agent.tables import details
+
+from pytest_autokernel.decide import estimate
 
 from .agent_cli import Cli
 from .agent_nights import H200, HOSTILE, NIGHT, Tried, experiment, made_up
@@ -138,6 +143,20 @@ class TestWhatBothSay:
 
     def test_it_says_what_all_experiments_share_only_once(self, text: str) -> None:
         assert text.count("all experiments") == 1
+
+
+def test_blocks_are_shown_by_what_the_judge_decides_by(story: Story) -> None:
+    (kernel,) = story.kernels
+    for step in kernel.kept:
+        shown = "\n".join(details(step.experiment, None))
+        timings = Report.parse(step.experiment.timed).timings
+        for case, timing in zip(step.cases, timings, strict=True):
+            blocks = timing.comparisons["baseline"].blocks
+            decided = [estimate([(a, b)], 0.99).ratio for a, b in blocks]
+            assert case.ratios == pytest.approx(decided, rel=1e-9)
+            assert case.ratios != pytest.approx([median(a) / median(b) for a, b in blocks])
+            for number, ratio in enumerate(decided, start=1):
+                assert re.search(rf"block {number}: .* us, {ratio:.4g}x \(", shown)
 
 
 class TestOtherNights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -10,13 +11,14 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import git
 import jsonschema
 import pytest
 import torch  # before pytester, which unloads what a test imports; numpy does not survive that
 
 from pytest_autokernel.plan import STAGES
 from pytest_autokernel.sandbox import probe
-from tests.conftest import ROOT, WRONG
+from tests.conftest import ROOT, WRONG, Commit
 
 RIGHT = """
 import torch
@@ -147,6 +149,59 @@ def test_a_cuda_kernel_without_a_gpu_is_skipped_with_the_reason_and_has_not_pass
     assert {item["verdict"] for item in found["items"]} == {"SKIP"}
 
 
+COMPILED = RIGHT.replace(
+    "\n\ndef kernel_fn",
+    """
+from pytest_autokernel.compile import compile_cpp
+
+compile_cpp('extern "C" int one() { return 1; }')
+
+
+def kernel_fn""",
+)
+CLAIMS = """
+from pytest_autokernel.compile import CompileError
+
+raise CompileError("expected a C++ compiler (c++), found none on PATH='': install one")
+"""
+
+
+@pytest.mark.parametrize("lacking", ["PATH", "CXX"])
+def test_a_cpp_kernel_without_a_compiler_is_skipped_with_the_reason_and_has_not_passed(
+    foreign: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    kernel(foreign, "right", COMPILED)
+    kernel(foreign, "triton", RIGHT)
+    if lacking == "PATH":
+        monkeypatch.delenv("CXX", raising=False)
+        program = shutil.which("git")
+        assert program is not None
+        foreign.mkdir("bin").joinpath("git").symlink_to(program)
+        monkeypatch.setenv("PATH", str(foreign.path / "bin"))
+    else:
+        monkeypatch.setenv("CXX", "no-such-compiler")
+    result = foreign.runpytest_subprocess(
+        *QUICK, "-k", "smoke or (right and roofline)", "--autokernel-json=out.json"
+    )
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*kernels/right.py *SKIP*0/* - *", f"skipped: expected a C++ compiler*{lacking}=*"]
+    )
+    first, other = json.loads((foreign.path / "out.json").read_text())["kernels"]
+    assert (first["verdict"], first["reason"]) == ("SKIP", first["skipped"])
+    assert {item["verdict"] for item in first["items"]} == {"SKIP"}
+    assert other["verdict"] == "PASS"
+
+
+def test_a_kernel_that_says_by_itself_that_there_is_no_compiler_fails(
+    foreign: pytest.Pytester,
+) -> None:
+    kernel(foreign, "right", COMPILED + CLAIMS)
+    result = foreign.runpytest_subprocess(*QUICK, "-k", "smoke")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*kernels/right.py *FAIL*"])
+
+
 def test_saved_samples_are_compared_with_those_of_the_same_device_alone(
     judged: tuple[Path, Done], foreign: pytest.Pytester
 ) -> None:
@@ -175,6 +230,42 @@ def test_the_ids_are_pytests_own(foreign: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["kernels/right.py::shape_sweep[[]tiny-bf16[]]"])
 
 
+def ids(result: pytest.RunResult) -> list[str]:
+    return [line for line in result.outlines if "::" in line]
+
+
+@pytest.mark.parametrize("shuffled_by", ["conftest", "randomly"])
+def test_whoever_shuffles_tests_the_items_of_a_kernel_file_stay_in_order(
+    foreign: pytest.Pytester, shuffled_by: str
+) -> None:
+    kernel(foreign, "a")
+    kernel(foreign, "b", "no kernel")
+    kernel(foreign, "c")
+    foreign.makepyfile(test_own="".join(f"def test_{n}():\n    pass\n\n\n" for n in range(8)))
+    words = ("--collect-only", "-q", "--autokernel", "--autokernel-effort=quick", "kernels", ".")
+    planned = ids(foreign.runpytest_subprocess(*words, "-p", "no:randomly"))
+    if shuffled_by == "conftest":
+        foreign.makeconftest("""
+            def pytest_collection_modifyitems(items):
+                items.sort(key=lambda item: item.nodeid[::-1], reverse=True)
+        """)
+        shuffle = ["-p", "no:randomly"]
+    else:
+        pytest.importorskip("pytest_randomly")
+        shuffle = ["--randomly-seed=3"]
+    found = ids(foreign.runpytest_subprocess(*words, *shuffle))
+    assert sorted(found) == sorted(planned)
+    for file in ("kernels/a.py", "kernels/b.py", "kernels/c.py"):
+        its = [name for name in found if name.startswith(file)]
+        assert its == [name for name in planned if name.startswith(file)]
+    kernels = [name.partition("::")[0] for name in found if name.startswith("kernels/")]
+    assert len([*itertools.groupby(kernels)]) == 3
+    own = [name for name in found if name.startswith("test_own")]
+    assert own != sorted(own)
+    if shuffled_by == "conftest":
+        assert own == sorted(own, reverse=True)
+
+
 def test_a_failure_can_be_replayed_by_the_line_that_it_prints(foreign: pytest.Pytester) -> None:
     shutil.copy(WRONG / "softmax_special_size.py", foreign.path / "kernels" / "k.py")
     first = foreign.runpytest_subprocess(*QUICK, "-k", "drawn")
@@ -185,6 +276,15 @@ def test_a_failure_can_be_replayed_by_the_line_that_it_prints(foreign: pytest.Py
     failures = [{x for x in run.stdout.lines if x.startswith("FAIL: ")} for run in (first, again)]
     assert failures[0]
     assert failures[0] == failures[1]
+
+
+def test_the_report_has_the_verdict_and_the_reason_each_once(foreign: pytest.Pytester) -> None:
+    shutil.copy(WRONG / "softmax_wrong_sum.py", foreign.path / "kernels" / "k.py")
+    result = foreign.runpytest_subprocess(*QUICK, "-x", "--autokernel-json=out.json")
+    (found,) = json.loads((foreign.path / "out.json").read_text())["kernels"]
+    assert found["verdict"] == "FAIL"
+    assert found["reason"].startswith("softmax ")
+    assert f"FAIL: {found['reason']}" in result.stdout.lines
 
 
 def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
@@ -201,11 +301,20 @@ def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
                 shape_sweep(lambda x, dim=-1: x.clone(), op="softmax")
 
         def test_fast(roofline):
-            (timing,) = roofline(lambda x, dim=-1: torch.softmax(x, dim), op="softmax")
+            seen = set()
+
+            def ours(x, dim=-1):
+                seen.add(torch.get_num_threads())
+                return torch.softmax(x, dim)
+
+            torch.set_num_threads(3)
+            (timing,) = roofline(ours, op="softmax")
             assert timing.time_us > 0
+            assert seen == {1}
+            assert torch.get_num_threads() == 3
         """
     )
-    result = foreign.runpytest_subprocess("--autokernel-effort=quick")
+    result = foreign.runpytest_subprocess("--autokernel-effort=quick", "--autokernel-threads=1")
     result.assert_outcomes(passed=3)
 
 
@@ -223,6 +332,10 @@ def test_a_users_own_test_judges_any_callable(foreign: pytest.Pytester) -> None:
             "--autokernel-compare: expected all, or some of compile, eager, flag_gems, liger, "
             "quack, sdpa; got fastest",
         ),
+        (
+            ["--autokernel-baseline=nope"],
+            "--autokernel-baseline: expected a kernel file or a git revision, got 'nope'",
+        ),
     ],
 )
 def test_a_bad_option_is_one_clear_error(
@@ -233,6 +346,18 @@ def test_a_bad_option_is_one_clear_error(
     result = foreign.runpytest_subprocess("--autokernel", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*{words}*"])
+
+
+@pytest.mark.parametrize("named", ["HEAD", "v1", "kernels/k.py"])
+def test_a_baseline_is_a_file_or_a_revision_of_the_repository_that_the_kernels_are_in(
+    commit: Commit, tmp_path: Path, named: str
+) -> None:
+    commit({"kernels/k.py": RIGHT})
+    git.Repo(tmp_path).create_tag("v1")
+    words = (*QUICK, "--collect-only", f"--autokernel-baseline={named}", "kernels/k.py::smoke")
+    command = [sys.executable, "-m", "pytest", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_kernels_there_is_one_clear_error(pytester: pytest.Pytester) -> None:
@@ -375,4 +500,5 @@ def test_every_check_of_a_kernel_that_cannot_be_loaded_gives_the_reason(
     result = foreign.runpytest_subprocess(*QUICK, "-k", "smoke")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.no_fnmatch_line("*no kernel is loaded*")
+    result.stdout.fnmatch_lines(["kernels/k.py *FAIL *0/3 * - *"])
     result.stdout.fnmatch_lines(["*raised ModuleNotFoundError: *nothing_there*"])

@@ -41,7 +41,7 @@ class Point:
 @dataclass(frozen=True)
 class Case:
     """One timed case, the kernel before and after sampled in turn; times are medians in us.
-    `ratios` are of each block's medians."""
+    `ratios` are what is decided by, of each block the median of its pairs' ratios."""
 
     name: str
     before_us: float
@@ -245,10 +245,7 @@ def _cases(raw: Mapping[str, Any]) -> Iterator[Case]:
             speedup=compared.speedup,
             decision=compared.decision,
             confirmed=compared.confirmed,
-            ratios=tuple(
-                statistics.median(theirs) / statistics.median(ours)
-                for theirs, ours in compared.blocks
-            ),
+            ratios=compared.ratios,
             samples=len(after),
             others={n: c.speedup for n, c in timing.comparisons.items() if n != "baseline"},
             pct_roof=timing.pct_roof,
