@@ -23,13 +23,12 @@ Asked = Literal["binary", "screen", "keep", "change"]
 class Settings:
     """What the judge is told. Times in seconds, memory in bytes.
 
-    `seed` is drawn afresh for each run unless given. `baseline` is a kernel file to be
-    compared with, or a git revision of each. `allow` are patterns
-    of torch operators, launched kernels and imports that make a kernel a hybrid. `cache` keeps
-    compiled code from run to run; without one it is kept for this run alone. `l2` is how timed
-    calls find a GPU's cache; a CPU's is always warm. `compare` are names of ops' baselines that are
-    timed beside the first. `asked` is what the user wants to know from the comparison with the
-    baseline, or `binary`, which makes none."""
+    `seed` is drawn afresh for each run unless given. `baseline` is a kernel file to be compared
+    with, or a git revision of each. `allow` are patterns of torch operators, launched kernels and
+    imports that make a kernel a hybrid. `cache` keeps compiled code from run to run; without one it
+    is kept for this run alone. `l2` is how timed calls find a GPU's cache; a CPU's is always warm.
+    `compare` are names of ops' baselines that are timed beside the first. `asked` is what the user
+    wants to know from the comparison with the baseline, or `binary`, which makes none."""
 
     rootdir: Path
     seed: int
