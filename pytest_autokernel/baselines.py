@@ -6,7 +6,8 @@ out with the reason where they fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,11 +114,14 @@ def refuse_nowhere(named: str, arguments: Iterable[Path]) -> None:
     if Path(named).is_file():
         return
     folders = {path if path.is_dir() else path.parent for path in arguments}
-    if not any(_commit(folder, named) for folder in folders):
-        raise JudgeError(
-            f"--autokernel-baseline: expected a kernel file or a git revision, got {named!r}, "
-            "which is neither"
-        )
+    for folder in folders:
+        with _commit(folder, named) as commit:
+            if commit is not None:
+                return
+    raise JudgeError(
+        f"--autokernel-baseline: expected a kernel file or a git revision, got {named!r}, which "
+        "is neither"
+    )
 
 
 def refuse_unknown(judge: Judge) -> None:
@@ -167,24 +171,27 @@ def _users(named: str, kernel: KernelFile) -> KernelFile | None:
 
 
 def _at_revision(revision: str, kernel: KernelFile) -> KernelFile | None:
-    commit = _commit(kernel.path.parent, revision)
-    if commit is None:
-        raise KernelFileError(f"expected a kernel file or a git revision, got {revision!r}")
-    assert commit.repo.working_tree_dir is not None
-    relative = kernel.path.resolve().relative_to(Path(commit.repo.working_tree_dir).resolve())
-    try:
-        blob = commit.tree / relative.as_posix()
-    except KeyError:
-        return None
-    text = blob.data_stream.read().decode("utf-8")
-    return parse(kernel.path, text)
+    with _commit(kernel.path.parent, revision) as commit:
+        if commit is None:
+            raise KernelFileError(f"expected a kernel file or a git revision, got {revision!r}")
+        assert commit.repo.working_tree_dir is not None
+        relative = kernel.path.resolve().relative_to(Path(commit.repo.working_tree_dir).resolve())
+        try:
+            blob = commit.tree / relative.as_posix()
+        except KeyError:
+            return None
+        return parse(kernel.path, blob.data_stream.read().decode("utf-8"))
 
 
-def _commit(folder: Path, revision: str) -> git.Commit | None:
+@contextmanager
+def _commit(folder: Path, revision: str) -> Iterator[git.Commit | None]:
     """None where `folder` is in no git repository that has this revision."""
     wanted = ("--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    try:
-        repo = git.Repo(folder, search_parent_directories=True)
-        return repo.commit(repo.git.rev_parse(*wanted))
-    except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError):
-        return None
+    with ExitStack() as stack:
+        try:
+            repo = stack.enter_context(git.Repo(folder, search_parent_directories=True))
+            commit = repo.commit(repo.git.rev_parse(*wanted))
+        except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError):
+            yield None
+        else:
+            yield commit

@@ -17,14 +17,15 @@ import pytest
 
 from pytest_autokernel import baseline_times, decide, judge, op, report, session, timing
 from pytest_autokernel.baseline_times import BaselineTimes
-from pytest_autokernel.baselines import LIBRARIES
-from pytest_autokernel.candidate import parse
+from pytest_autokernel.baselines import LIBRARIES, rivals
+from pytest_autokernel.candidate import parse, read
 from pytest_autokernel.figures import Timing
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case
 from pytest_autokernel.settings import Settings
 from pytest_autokernel.subjects import WorkerSubject
 from pytest_autokernel.verdict import Verdict
+from tests.conftest import Commit
 from tests.test_ops import OPS
 
 CASE = Case("small", {"n": 4096}, "fp32")
@@ -263,3 +264,17 @@ def test_of_several_forms_each_is_tried_once_for_inputs_of_one_kind(
     assert not tried
     assert [fn(on("cuda", size)) for size in (1, 1, 2)] == ["fast"] * 3
     assert len(tried) == 4
+
+
+def test_a_revision_stands_for_the_kernel_as_it_was_there(
+    commit: Commit, tmp_path: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = 'KERNEL_TYPE = "softmax"\n\n\ndef kernel_fn(x, dim=-1):\n    return x\n'
+    commit({"kernels/a.py": text})
+    commit({"kernels/a.py": text + "# later\n", "kernels/b.py": text})
+    monkeypatch.setattr(judge, "settings", replace(judge.settings, baseline="HEAD~1"))
+    a, b = (WorkerSubject(judge, read(tmp_path / f"kernels/{name}.py")) for name in "ab")
+    before = rivals(judge, a, judge.op("softmax"), {}).makers["baseline"]()
+    assert before.file is not None
+    assert before.file.text == text
+    assert "baseline" not in rivals(judge, b, judge.op("softmax"), {}).makers

@@ -353,7 +353,8 @@ def test_a_baseline_is_a_file_or_a_revision_of_the_repository_that_the_kernels_a
     commit: Commit, tmp_path: Path, named: str
 ) -> None:
     commit({"kernels/k.py": RIGHT})
-    git.Repo(tmp_path).create_tag("v1")
+    with git.Repo(tmp_path) as repo:
+        repo.create_tag("v1")
     words = (*QUICK, "--collect-only", f"--autokernel-baseline={named}", "kernels/k.py::smoke")
     command = [sys.executable, "-m", "pytest", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
