@@ -1,5 +1,5 @@
 """How often the decision procedure errs on this very machine: a kernel against a copy of itself,
-and against copies that do some percent more work.
+and against copies that do some percent more work: on a GPU what takes so much of its time.
 
     python benchmarks/error_rates.py --trials 25 --percent 0,5,10 kernels/cpp/softmax.py
 
@@ -46,7 +46,7 @@ MORE_ROWS = {
     ),
 }
 # Of a kernel on a GPU: STEPS multiplications after it, each of which waits for the last. (More
-# programs, or more bytes in each, take no more time where the GPU has room for them.)
+# programs take no more time where the GPU has room for them.)
 MORE_STEPS = """
 
 import torch as _torch

@@ -294,7 +294,7 @@ def of_file(module: KernelModule) -> Iterator[Examination]:
     subject = module.subject
     found = Examination(module.judge, subject, module.op, module.target, about, replay)
     try:
-        # Not for a few checks, nor beside other processes that do the same.
+        # Effort quick has few checks; pytest-xdist's workers would all do the same.
         if module.judge.settings.effort != "quick" and not hasattr(module.config, "workerinput"):
             found.compile_ahead(module.selected)
         yield found

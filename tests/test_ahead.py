@@ -9,16 +9,19 @@ from concurrent.futures import wait
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pytest_autokernel import ahead, plan
+from pytest_autokernel import ahead, plan, timing
 from pytest_autokernel.ahead import Ahead
 from pytest_autokernel.binaries import OfflineSubject
 from pytest_autokernel.candidate import parse
 from pytest_autokernel.examination import Examination
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case
+from pytest_autokernel.session import TooShort
 from pytest_autokernel.subjects import WorkerSubject
 from tests.conftest import ROOT
 
@@ -100,6 +103,25 @@ def test_it_is_told_of_sizes_that_anybody_can_know_and_of_none_that_is_drawn(
     assert {case.name for case in asked} == names - {"drawn"} | {"special"}
     around = {n + d for n in kernel.integers for d in (-1, 0, 1)}
     assert all({*case.dims.values()} & around for case in asked if case.name == "special")
+
+
+def test_it_is_closed_before_anything_is_timed(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, op = parse(Path("k.py"), SOFTMAX), judge.op("softmax")
+    target, order = plan.target("cuda", "normal"), list[str]()
+
+    def measure(*arguments: object) -> None:
+        order.append("timed")
+        raise TooShort("it is")
+
+    monkeypatch.setattr(timing, "measure", measure)
+    under = Examination(judge, WorkerSubject(judge, kernel), op, target, {}, "")
+    under.ahead = SimpleNamespace(close=lambda: order.append("closed"))  # type: ignore[assignment]
+    item: Any = SimpleNamespace(config=SimpleNamespace(), stash={}, nodeid="an item")
+    with pytest.raises(pytest.skip.Exception):
+        under.time(plan.timed_cases(op, "cuda")[0], item)
+    assert order == ["closed", "timed"]
 
 
 def test_nothing_is_compiled_ahead_for_a_cpu(judge: Judge, asked: list[Case]) -> None:
