@@ -177,39 +177,53 @@ class Session:
             self.calls = self.calls or self._calls_per_sample(contenders, call, options)
             for _ in range(blocks):
                 order = _rotated(list(contenders), len(samples.blocks))
-                for name in order:
-                    facts = self._prepared(contenders[name], call, options, self.calls)
-                    if name == KERNEL:
-                        samples.facts = facts
-                        self.witness.prepared(facts, self.calls if self.clear_bytes else 1)
-                samples.blocks.append(self._block({name: contenders[name] for name in order}))
+                in_turn = {name: contenders[name] for name in order}
+                samples.facts = self._prepared(in_turn, call, options, self.calls)[KERNEL]
+                self.witness.prepared(samples.facts, self.calls if self.clear_bytes else 1)
+                samples.blocks.append(self._block(in_turn))
             self.witness.examine(contenders[KERNEL], statistics.median(samples.blocks[-1][KERNEL]))
 
     def _prepared(
-        self, contender: Subject, call: HandedOver, options: Mapping[str, Any], calls: int
-    ) -> dict[str, Any]:
-        """A fresh layout of a contender's buffers, and what its bench says of itself."""
-        message = {
+        self,
+        contenders: Mapping[str, Subject],
+        call: HandedOver,
+        options: Mapping[str, Any],
+        calls: int,
+    ) -> dict[str, dict[str, Any]]:
+        """Fresh layouts of the contenders' buffers, and what their benches say of themselves. The
+        processes with a GPU do it side by side: most of it is the host's work. On a CPU they take
+        turns, since a bench finds by the clock how many calls make a sample."""
+        common = {
             "do": "prepare",
             **call.message,
             "options": options,
-            "padding": self.random.getrandbits(32),
             "clear_bytes": self.clear_bytes,
             "calls": calls,
             "host": self.host,
         }
-        reply, out = contender.ask(message, call.fds)
-        close(out)
-        facts = _facts(reply)
-        return facts if self.subject.device == "cpu" else {**facts, "calls": calls}
+        messages = {name: {**common, "padding": self.random.getrandbits(32)} for name in contenders}
+        with ThreadPoolExecutor(len(contenders)) as pool:
+            awaited = {
+                name: pool.submit(contender.ask, messages[name], call.fds)
+                for name, contender in contenders.items()
+                if self.subject.device == "cuda" and contender.file
+            }
+            facts = {}
+            for name, contender in contenders.items():
+                asked = awaited.get(name)
+                reply, out = asked.result() if asked else contender.ask(messages[name], call.fds)
+                close(out)
+                known = {"calls": calls} if self.subject.device == "cuda" else {}
+                facts[name] = _facts(reply) | known
+        return facts
 
     def _calls_per_sample(
         self, contenders: Mapping[str, Subject], call: HandedOver, options: Mapping[str, Any]
     ) -> int:
         """How many calls make a sample: enough for the fastest, and the same for all."""
         fastest = math.inf
+        self._prepared(contenders, call, options, 1)
         for contender in contenders.values():
-            self._prepared(contender, call, options, 1)
             request = {"do": "burst", "count": SAMPLES_PER_BURST, "seed": self._seed()}
             fastest = min(fastest, *_samples(contender.ask(request)[0]))
         if self.host:

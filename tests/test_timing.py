@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from pytest_autokernel.candidate import parse
 from pytest_autokernel.channel import TensorMeta
 from pytest_autokernel.decide import Decision
 from pytest_autokernel.figures import Timing
-from pytest_autokernel.judge import Judge
+from pytest_autokernel.judge import HandedOver, Judge
 from pytest_autokernel.op import Case
 from pytest_autokernel.sampling import CpuBench
 from pytest_autokernel.subjects import WorkerSubject
@@ -143,6 +146,41 @@ def test_another_starts_first_in_each_round(
     measure(RIGHT, RIGHT)
     # Two rounds until the glance; from then on the op's own baseline is one of them.
     assert started[:4] == ["base.py", "k.py", "k.py", "base.py"]
+
+
+def test_layouts_are_made_side_by_side_on_a_gpu_and_in_turn_on_a_cpu() -> None:
+    inside, most, paddings = [0], [0], []
+    both = threading.Barrier(2)
+
+    def ask(message: dict[str, Any], fds: tuple[int, ...]) -> tuple[dict[str, Any], tuple[()]]:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        paddings.append(message["padding"])
+        if threading.current_thread() is not threading.main_thread():
+            both.wait(timeout=30)
+        inside[0] -= 1
+        return {"captured": True}, ()
+
+    def prepared(device: str, *files: str | None) -> int:
+        most[0] = 0
+        this: Any = SimpleNamespace(
+            subject=SimpleNamespace(device=device),
+            random=random.Random(1),
+            clear_bytes=0,
+            host=False,
+        )
+        contenders: Any = {
+            str(n): SimpleNamespace(ask=ask, file=file) for n, file in enumerate(files)
+        }
+        facts = session.Session._prepared(this, contenders, HandedOver({}, ()), {}, 3)
+        assert [found["captured"] for found in facts.values()] == [True] * len(files)
+        return most[0]
+
+    assert prepared("cuda", "k.py", "base.py") == 2
+    assert prepared("cpu", "k.py", "base.py") == 1
+    # A user's own callable is called where the user's test runs.
+    assert prepared("cuda", None) == 1
+    assert sorted(paddings[:2]) == sorted(paddings[2:4])
 
 
 def test_a_burst_on_a_cpu_begins_with_calls_that_are_not_timed() -> None:
