@@ -389,3 +389,58 @@ def test_of_what_a_worker_says_of_its_kernels_the_well_formed_is_reported() -> N
     wrong = [{**right, "registers": "few"}, {"kernel": "scale"}, 5]
     assert witness.resources_of([right, *wrong, {**right, "more": 1}]) == [right, right]
     assert witness.resources_of(None) == []
+
+
+def launched_by(
+    op: str, recorded: type[Recorded], *inputs: torch.Tensor
+) -> list[tuple[str, Any, Any]]:
+    """What a shipped kernel launches for these."""
+    recorded.launches.clear()
+    candidate.load(ROOT / "kernels" / "cuda" / f"{op}.py")(*inputs)
+    return list(recorded.launches)
+
+
+@compiles
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_product_of_few_rows_is_made_by_most_multiprocessors(
+    rows: int,
+    linear: bool,
+    chip: object,
+    recorded: type[Recorded],
+    driver: Driver,
+) -> None:
+    x = torch.empty(rows, 4096, dtype=torch.bfloat16)
+    weight = torch.empty(4096, 4096, dtype=torch.bfloat16)
+    ((name, grid, _),) = launched_by("matmul", recorded, x, weight.T if linear else weight)
+    assert (name, grid) == ("product_tma", 128)
+
+
+@compiles
+@pytest.mark.parametrize("rows", [1, 64])
+def test_an_mlp_of_few_rows_is_made_by_most_multiprocessors(
+    rows: int, chip: object, recorded: type[Recorded], driver: Driver
+) -> None:
+    x = torch.empty(rows, 4096, dtype=torch.bfloat16)
+    up, down = (torch.empty(s, dtype=torch.bfloat16) for s in ((14336, 4096), (4096, 14336)))
+    first, second = launched_by("fused_mlp", recorded, x, up, up, down)
+    assert [first[:2], second[:2]] == [("project_tma", 224), ("project_tma", 128)]
+
+
+@compiles
+@pytest.mark.parametrize(
+    ("rows", "cols", "names"),
+    [
+        (1, 4096, ["loss_of_few"]),
+        (64, 8192, ["loss_of_few"]),
+        (64, 32000, ["row_losses", "mean_loss"]),
+        (512, 64, ["row_losses", "mean_loss"]),
+    ],
+)
+def test_a_small_cross_entropy_is_one_launch(
+    rows: int, cols: int, names: list[str], chip: object, recorded: type[Recorded]
+) -> None:
+    logits = torch.zeros(rows, cols, dtype=torch.bfloat16)
+    targets = torch.zeros(rows, dtype=torch.int64)
+    launches = launched_by("cross_entropy", recorded, logits, targets)
+    assert [name for name, *_ in launches] == names

@@ -328,7 +328,7 @@ def kernel_fn(
         raise ValueError(f"expected activation silu, gelu or relu2, got {activation=}")
     x, w_gate, w_up, w_down = (t.contiguous() for t in (x, w_gate, w_up, w_down))
     y = torch.empty_like(x)
-    hidden = torch.empty((x.shape[0], w_gate.shape[0]), dtype=x.dtype, device=x.device)
+    hidden = x.new_empty((x.shape[0], w_gate.shape[0]))
     if y.numel():
         project(x, w_gate, w_up, hidden, ACTIVATIONS.index(activation))
         project(hidden, w_down, None, y, 0)

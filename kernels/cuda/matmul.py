@@ -90,12 +90,6 @@ __device__ Place place(int tile, int rows, int cols) {
     return {batch, (first + inside % height) * BM, inside / height * BN};
 }
 
-// The part of K of a block among those that share a tile.
-__device__ int2 part_of(int K) {
-    int steps = (K + BK - 1) / BK, rank = blockIdx.x % SPLIT;
-    return {steps * rank / SPLIT * BK, steps * (rank + 1) / SPLIT * BK};
-}
-
 // Two results that lie side by side, the first at an even column.
 __device__ void store(T* c, float x, float y, int col, int N) {
     T both[2] = {T(x), T(y)};
@@ -106,8 +100,7 @@ __device__ void store(T* c, float x, float y, int col, int N) {
 
 // The last warpgroup, by one thread: fills the ring.
 __device__ void produce(const Map& a, const Map& b, unsigned ring, int tiles, int rows, int cols,
-                        int K) {
-    int2 part = part_of(K);
+                        int2 part) {
     int step = 0;
     for (int tile = blockIdx.x / SPLIT; tile < tiles; tile += gridDim.x / SPLIT) {
         Place at = place(tile, rows, cols);
@@ -134,6 +127,7 @@ __device__ void store_few(const float (&d)[BN / 2], float* sums, T* c, Place at,
     for (int i = 0; i < BN / 2; i++)
         sums[(row + i / 4 * 8 + i % 2) * PITCH + first + i / 2 % 2 * 8] = d[i];
     MEET;
+#pragma unroll 2
     for (int i = blockIdx.x % SPLIT * 256 + threadIdx.x; i < M * (BM / 2); i += SPLIT * 256) {
         int m = i / (BM / 2), n = i % (BM / 2) * 2;
         float2 sum = {0, 0};
@@ -153,25 +147,25 @@ __device__ void store_few(const float (&d)[BN / 2], float* sums, T* c, Place at,
 
 // A warpgroup that multiplies: 64 rows of each tile. A stage is given back when the products of the
 // next one have been issued, so that the tensor cores always have something to do.
-__device__ void consume(T* c, unsigned ring, int tiles, int rows, int cols, int M, int N, int K) {
+__device__ void consume(T* c, unsigned ring, int tiles, int rows, int cols, int2 part, int M,
+                        int N) {
     int lane = threadIdx.x % 32, step = 0;
-    int2 range = part_of(K);
     float d[BN / 2];
     for (int tile = blockIdx.x / SPLIT; tile < tiles; tile += gridDim.x / SPLIT) {
-        for (int k = range.x; k < range.y; k += BK, step++) {
+        for (int k = part.x; k < part.y; k += BK, step++) {
             int s = step % STAGES;
             wait(&full[s], step / STAGES % 2);
             unsigned from_a = ring + s * (A_BYTES + B_BYTES) + threadIdx.x / 128 * (A_BYTES / 2);
             unsigned from_b = ring + s * (A_BYTES + B_BYTES) + A_BYTES;
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-            for (int part = 0; part < BK / 16; part++)  // adds to d, but for the first
-                asm volatile(MULTIPLY : SUMS : "l"(operand(from_a + part * (A_BY_K ? 32 : 2048))),
-                             "l"(operand(from_b + part * (B_BY_K ? 32 : 2048))),
-                             "r"(int(k + part > range.x)));
+            for (int i = 0; i < BK / 16; i++)  // adds to d, but for the first
+                asm volatile(MULTIPLY : SUMS : "l"(operand(from_a + i * (A_BY_K ? 32 : 2048))),
+                             "l"(operand(from_b + i * (B_BY_K ? 32 : 2048))),
+                             "r"(int(k + i > part.x)));
             asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 1;"
                          ::: "memory");
-            if (k > range.x && lane == 0) arrive(&empty[(step + STAGES - 1) % STAGES]);
+            if (k > part.x && lane == 0) arrive(&empty[(step + STAGES - 1) % STAGES]);
         }
         asm volatile("wgmma.wait_group.sync.aligned 0;" : SUMS :: "memory");
         if (lane == 0) arrive(&empty[(step + STAGES - 1) % STAGES]);
@@ -202,22 +196,24 @@ extern "C" __global__ void __launch_bounds__(384, 1) product_tma(
     unsigned ring = (address(room) + 1023) / 1024 * 1024;  // the swizzle counts from there
     int high = FEW ? N : M, wide = FEW ? M : N;
     int rows = (high + BM - 1) / BM, cols = (wide + BN - 1) / BN, tiles = batches * rows * cols;
-    if (threadIdx.x == 0) {
-        for (int s = 0; s < STAGES; s++)
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
-                         "mbarrier.init.shared::cta.b64 [%1], %2;"
-                         :: "r"(address(&full[s])), "r"(address(&empty[s])), "n"(RELEASES));
-        asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
-    }
+    // A block's part of K, where several share a tile.
+    int steps = (K + BK - 1) / BK, rank = blockIdx.x % SPLIT;
+    int2 part = {steps * rank / SPLIT * BK, steps * (rank + 1) / SPLIT * BK};
+    if (threadIdx.x < STAGES)
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
+                     "mbarrier.init.shared::cta.b64 [%1], %2;\n"
+                     "fence.mbarrier_init.release.cluster;\nfence.proxy.async;"
+                     :: "r"(address(&full[threadIdx.x])), "r"(address(&empty[threadIdx.x])),
+                        "n"(RELEASES) : "memory");
     __syncthreads();
     // 128 sums a thread leave the two that multiply no room: the third gives up its registers.
     if (threadIdx.x >= 256) {
         if (!FEW) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         const Map &high_map = FEW ? b : a, &wide_map = FEW ? a : b;
-        if (threadIdx.x == 256) produce(high_map, wide_map, ring, tiles, rows, cols, K);
+        if (threadIdx.x == 256) produce(high_map, wide_map, ring, tiles, rows, cols, part);
     } else {
         if (!FEW) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume(c, ring, tiles, rows, cols, M, N, K);
+        consume(c, ring, tiles, rows, cols, part, M, N);
     }
 }
 #endif
@@ -304,11 +300,13 @@ def tiling(batch: int, M: int, N: int, K: int) -> tuple[int, int, int, int]:
 @functools.lru_cache(maxsize=1024)
 def prepared(
     dtype: torch.dtype, aligned: bool, *lie: tuple[int, ...]
-) -> tuple[Launch, tuple[Callable[[int], TensorMap], ...]]:
-    """The launch for A's and B's shapes and strides, from multiples of 16 bytes or not, and how the
-    copy engine finds them, if it can; kept: to find it takes longer than to make it."""
+) -> tuple[tuple[int, ...], Launch | None, tuple[Callable[[int], TensorMap], ...]]:
+    """For A's and B's shapes and strides, from multiples of 16 bytes or not: C's shape, the launch,
+    and how the copy engine finds them, if it can; kept: to find it takes longer than to make it."""
     a_shape, a_strides, b_shape, b_strides = lie
-    (batch, M, K), N = (1, *a_shape)[-3:], b_shape[-1]
+    (batch, M, K), N, c_shape = (1, *a_shape)[-3:], b_shape[-1], (*a_shape[:-1], b_shape[-1])
+    if not batch * M * N:
+        return c_shape, None, ()
     b_shape, a_strides, b_strides = (batch, K, N), (0, *a_strides)[-3:], (0, *b_strides)[-3:]
     by_columns = b_strides[2] != 1
     lines = [(b_shape[i], b_strides[i]) for i in ((0, 2, 1) if by_columns else (0, 1, 2))]
@@ -323,22 +321,24 @@ def prepared(
         a_lines, b_lines = (n, 128) if n <= 64 else (128, n)
         box = (1, b_lines, 64) if by_columns else (1, 64, 64)
         a_maps = tensor_maps((batch, M, K), a_strides, dtype, (1, a_lines, 64))
-        return launch, (a_maps, tensor_maps(shape, strides, dtype, box))
+        return c_shape, launch, (a_maps, tensor_maps(shape, strides, dtype, box))
     library = compiled(dtype, CONFIG["n"], CONFIG["stages"], 1, by_columns)
     grid = batch * -(-M // 64) * -(-N // 64)
-    return library.product.prepared(grid, 256, M, N, K, *a_strides, *b_strides), ()
+    launch = library.product.prepared(grid, 256, M, N, K, *a_strides, *b_strides)
+    return c_shape, launch, ()
 
 
 def kernel_fn(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """`A [..., M, K]`, `B [..., K, N]` with the same leading dims: `[..., M, N]`."""
-    C = torch.empty((*A.shape[:-1], B.shape[-1]), dtype=A.dtype, device=A.device)
-    if not C.numel():
-        return C
     if A.dim() > 3:
-        A, B = A.flatten(0, -3), B.flatten(0, -3)
+        flat = kernel_fn(A.flatten(0, -3), B.flatten(0, -3))
+        return flat.view(*A.shape[:-1], B.shape[-1])
     a, b = A.data_ptr(), B.data_ptr()
     aligned = (a | b) % 16 == 0
-    launch, maps = prepared(A.dtype, aligned, A.shape, A.stride(), B.shape, B.stride())
+    shape, launch, maps = prepared(A.dtype, aligned, A.shape, A.stride(), B.shape, B.stride())
+    C = A.new_empty(shape)
+    if launch is None:
+        return C
     left, right = (maps[0](a), maps[1](b)) if maps else (A, B)
     launch(left, right, C)
     return C
