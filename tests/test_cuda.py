@@ -348,6 +348,25 @@ def test_tensor_maps_differ_where_the_tensor_lies_elsewhere_or_otherwise(driver:
     assert alike(x.data_ptr() + 16) is not maps[0]
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the assembler says of what is compiled."""
+    found: list[str] = []
+    built = cuda.build
+
+    def build(*arguments: Any, **options: Any) -> tuple[bytes, str]:
+        code, words = built(*arguments, **options)
+        found.append(words)
+        return code, words
+
+    monkeypatch.setattr(cuda, "build", build)
+    return found
+
+
+def spills(said: list[str]) -> set[str]:
+    return {n for words in said for n in re.findall(r"(\d+) bytes spill stores", words)}
+
+
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
 @pytest.mark.parametrize("path", KERNELS, ids=[path.stem for path in KERNELS])
 @compiles
@@ -357,22 +376,13 @@ def test_a_shipped_kernel_compiles_without_spills(
     chip: Callable[[int, int], None],
     recorded: type[Recorded],
     driver: Driver,
-    monkeypatch: pytest.MonkeyPatch,
+    said: list[str],
 ) -> None:
     """As `kernel_fn` has it compiled for its op's smallest size."""
     from pytest_autokernel import operands
     from tests.test_ops import OPS, small
 
     chip(*capability)
-    said: list[str] = []
-    built = cuda.build
-
-    def build(*arguments: Any, **options: Any) -> tuple[bytes, str]:
-        code, words = built(*arguments, **options)
-        said.append(words)
-        return code, words
-
-    monkeypatch.setattr(cuda, "build", build)
     kernel = candidate.read(path)
     kernel_fn, op = candidate.load(path), OPS[kernel.op]
     for variant, dtype in zip(("core", *op.extensions), op.dtypes, strict=False):
@@ -380,8 +390,7 @@ def test_a_shipped_kernel_compiles_without_spills(
         inputs, _ = operands.make_inputs(op, small(op, dtype, name), "cpu")
         kernel_fn(*inputs, **op.variants[name].options)
     assert recorded.launches
-    assert said
-    assert {n for words in said for n in re.findall(r"(\d+) bytes spill stores", words)} == {"0"}
+    assert spills(said) == {"0"}
 
 
 def test_of_what_a_worker_says_of_its_kernels_the_well_formed_is_reported() -> None:
@@ -389,3 +398,61 @@ def test_of_what_a_worker_says_of_its_kernels_the_well_formed_is_reported() -> N
     wrong = [{**right, "registers": "few"}, {"kernel": "scale"}, 5]
     assert witness.resources_of([right, *wrong, {**right, "more": 1}]) == [right, right]
     assert witness.resources_of(None) == []
+
+
+def launched_by(
+    op: str, recorded: type[Recorded], *inputs: torch.Tensor
+) -> list[tuple[str, Any, Any]]:
+    """What a shipped kernel launches for these."""
+    recorded.launches.clear()
+    candidate.load(ROOT / "kernels" / "cuda" / f"{op}.py")(*inputs)
+    return list(recorded.launches)
+
+
+@compiles
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_product_of_few_rows_is_made_by_most_multiprocessors(
+    rows: int,
+    linear: bool,
+    chip: object,
+    recorded: type[Recorded],
+    driver: Driver,
+    said: list[str],
+) -> None:
+    x = torch.empty(rows, 4096, dtype=torch.bfloat16)
+    weight = torch.empty(4096, 4096, dtype=torch.bfloat16)
+    ((name, grid, _),) = launched_by("matmul", recorded, x, weight.T if linear else weight)
+    assert (name, grid) == ("product_tma", 128)
+    assert spills(said) == {"0"}
+
+
+@compiles
+@pytest.mark.parametrize("rows", [1, 64])
+def test_an_mlp_of_few_rows_is_made_by_most_multiprocessors(
+    rows: int, chip: object, recorded: type[Recorded], driver: Driver, said: list[str]
+) -> None:
+    x = torch.empty(rows, 4096, dtype=torch.bfloat16)
+    up, down = (torch.empty(s, dtype=torch.bfloat16) for s in ((14336, 4096), (4096, 14336)))
+    first, second = launched_by("fused_mlp", recorded, x, up, up, down)
+    assert [first[:2], second[:2]] == [("project_tma", 224), ("project_tma", 128)]
+    assert spills(said) == {"0"}
+
+
+@compiles
+@pytest.mark.parametrize(
+    ("rows", "cols", "names"),
+    [
+        (1, 4096, ["loss_of_few"]),
+        (64, 8192, ["loss_of_few"]),
+        (64, 32000, ["row_losses", "mean_loss"]),
+        (512, 64, ["row_losses", "mean_loss"]),
+    ],
+)
+def test_a_small_cross_entropy_is_one_launch(
+    rows: int, cols: int, names: list[str], chip: object, recorded: type[Recorded]
+) -> None:
+    logits = torch.zeros(rows, cols, dtype=torch.bfloat16)
+    targets = torch.zeros(rows, dtype=torch.int64)
+    launches = launched_by("cross_entropy", recorded, logits, targets)
+    assert [name for name, *_ in launches] == names

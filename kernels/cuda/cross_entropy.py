@@ -1,5 +1,6 @@
 """Cross-entropy in CUDA C++: each row is read once, by one block or by a part of a warp, for its
-maximum and sum at the same time; then one block adds up the rows' losses in their order.
+maximum and sum at the same time; then one block adds up the rows' losses in their order. What is
+small is done by one block, or one cluster of them (Hopper and later), in one launch.
 
 Rows that begin anywhere are read by 16 bytes all the same: the first and the last ones by element.
 """
@@ -10,15 +11,20 @@ import functools
 
 import torch
 
-from pytest_autokernel.cuda import CudaKernel, CudaLibrary, Launch, compile_cuda
+from pytest_autokernel.cuda import CudaLibrary, Launch, compile_cuda
 
 KERNEL_TYPE = "cross_entropy"
 SUPPORTS = {"ignore_index", "nd"}
 
 # items: 16-byte vectors per thread and step; lanes: threads for a row at most, where rows are many;
-# threads: of a block that has several rows.
-CONFIG = {"items": 4, "lanes": 256, "threads": 128}
-SPACE = {"items": [1, 2, 4, 8], "lanes": [128, 256, 512, 1024], "threads": [64, 128, 256]}
+# threads: of a block that has several rows; one: KiB that each block of the one cluster reads.
+CONFIG = {"items": 4, "lanes": 256, "threads": 128, "one": 128}
+SPACE = {
+    "items": [1, 2, 4, 8],
+    "lanes": [128, 256, 512, 1024],
+    "threads": [64, 128, 256],
+    "one": [0, 64, 128, 256],
+}
 
 SOURCE = r"""
 #include <cuda_bf16.h>
@@ -71,20 +77,17 @@ __device__ Partial across_lanes(Partial p) {
 __device__ Partial across_row(Partial p) {
     p = across_lanes(p);
 #if LANES > 32
-    __shared__ Partial parts[LANES / 32];
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    __shared__ Partial parts[THREADS / 32];
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp - warp % (LANES / 32);
     if (lane == 0) parts[warp] = p;
     __syncthreads();
-    p = across_lanes(lane < LANES / 32 ? parts[lane] : Partial());
+    p = across_lanes(lane < LANES / 32 ? parts[first + lane] : Partial());
 #endif
     return p;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) row_losses(
-    const T* logits, const long long* targets, float* losses, long long rows, long long cols) {
-    // Threads beyond the last row do it once more, with the same result.
-    long long row = blockIdx.x * (long long)(THREADS / LANES) + threadIdx.x / LANES;
-    row = min(row, rows - 1);
+// A row's, told to all its threads.
+__device__ float loss_of(const T* logits, const long long* targets, long long row, long long cols) {
     const T* x = logits + row * cols;
     long long target = targets[row];
     bool counted = target != IGNORED;
@@ -105,7 +108,53 @@ extern "C" __global__ void __launch_bounds__(THREADS) row_losses(
         p = {top, p.sum * power(p.top, top) + sum};
     }
     p = across_row(p);
-    if (threadIdx.x % LANES == 0) losses[row] = counted ? p.top - picked + logf(p.sum) : 0;
+    return counted ? p.top - picked + logf(p.sum) : 0;
+}
+
+// Whose threads have a row together; those beyond the last one do that once more.
+__device__ long long group() {
+    return blockIdx.x * (long long)(THREADS / LANES) + threadIdx.x / LANES;
+}
+
+#ifdef CLUSTER
+#if CLUSTER > 1
+#define IN_CLUSTER __cluster_dims__(CLUSTER, 1, 1)
+#define MEET asm volatile("barrier.cluster.arrive.aligned;barrier.cluster.wait.aligned;":::"memory")
+#else
+#define IN_CLUSTER
+#define MEET __syncthreads()
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS) IN_CLUSTER
+loss_of_few(const T* logits, const long long* targets, T* y, long long rows, long long cols) {
+    __shared__ float losses[CLUSTER * THREADS / LANES];  // the first block's, written by all
+    long long row = group();
+    float loss = loss_of(logits, targets, min(row, rows - 1), cols);
+    MEET;  // for all to have begun
+    if (threadIdx.x % LANES == 0 && row < rows) {
+        float* to = &losses[row];
+#if CLUSTER > 1
+        asm("mapa.u64 %0, %1, 0;" : "=l"(to) : "l"(to));
+#endif
+        *to = loss;
+    }
+    MEET;
+    if (blockIdx.x > 0 || threadIdx.x >= 32) return;
+    float total = 0, count = 0;
+    for (int i = threadIdx.x; i < rows; i += 32) {
+        total += losses[i];
+        count += targets[i] != IGNORED;
+    }
+    total = sum_of<32>(total);
+    count = sum_of<32>(count);
+    if (threadIdx.x == 0) *y = T(total / count);
+}
+#else
+extern "C" __global__ void __launch_bounds__(THREADS) row_losses(
+    const T* logits, const long long* targets, float* losses, long long rows, long long cols) {
+    long long row = min(group(), rows - 1);
+    float loss = loss_of(logits, targets, row, cols);
+    if (threadIdx.x % LANES == 0) losses[row] = loss;
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
@@ -129,6 +178,7 @@ mean_loss(const float* losses, const long long* targets, T* y, long long rows) {
         if (threadIdx.x == 0) *y = T(total / count);
     }
 }
+#endif
 """
 
 TYPES = {torch.float32: "float", torch.float16: "__half", torch.bfloat16: "__nv_bfloat16"}
@@ -139,27 +189,30 @@ def ceil_div(a: int, b: int) -> int:
 
 
 @functools.cache
-def compiled(dtype: torch.dtype, lanes: int, threads: int) -> CudaLibrary:
-    sizes = {"LANES": lanes, "THREADS": threads, "ITEMS": CONFIG["items"]}
+def compiled(dtype: torch.dtype, lanes: int, threads: int, **few: int) -> CudaLibrary:
+    sizes = {"LANES": lanes, "THREADS": threads, "ITEMS": CONFIG["items"], **few}
     return compile_cuda(SOURCE, defines={"TYPE": TYPES[dtype], **sizes})
 
 
-def chosen(dtype: torch.dtype, cols: int, few: bool) -> tuple[CudaKernel, CudaKernel, int, int]:
-    """The two kernels for rows of so many columns, the first one's threads and rows per block."""
+@functools.lru_cache(maxsize=1024)
+def prepared(dtype: torch.dtype, rows: int, cols: int) -> tuple[Launch, Launch | None]:
+    """The rows' losses, and their mean, or both in one; kept: to find them takes longer than to
+    make them."""
     vectors = ceil_div(cols * dtype.itemsize, 16)
     wanted = 1 << (ceil_div(vectors, CONFIG["items"]) - 1).bit_length()
-    lanes = min(wanted, 1024 if few else CONFIG["lanes"])
+    most = 8 if torch.cuda.get_device_capability()[0] >= 9 else 1
+    small = rows * cols * dtype.itemsize <= most * CONFIG["one"] * 1024
+    if small and 0 < rows <= most * 32:
+        fair = 1 << (most * 1024 // rows).bit_length() - 1
+        lanes = min(max(wanted, 32), fair, 1024)
+        cluster = 1 if rows * lanes <= 1024 else most
+        kernel = compiled(dtype, lanes, 1024, CLUSTER=cluster).loss_of_few
+        return kernel.prepared(cluster, 1024, rows, cols), None
+    lanes = min(wanted, 1024 if rows < 256 else CONFIG["lanes"])
     threads = lanes if lanes > 32 else CONFIG["threads"]
     library = compiled(dtype, lanes, threads)
-    return library.row_losses, library.mean_loss, threads, threads // lanes
-
-
-@functools.lru_cache(maxsize=1024)
-def prepared(dtype: torch.dtype, rows: int, cols: int) -> tuple[Launch, Launch]:
-    """The rows' losses, and their mean; kept: to find them takes longer than to make them."""
-    row_losses, mean_loss, threads, many = chosen(dtype, cols, rows < 256)
-    losses = row_losses.prepared(ceil_div(rows, many), threads, rows, cols)
-    return losses, mean_loss.prepared(1, 1024, rows)
+    losses = library.row_losses.prepared(ceil_div(rows, threads // lanes), threads, rows, cols)
+    return losses, library.mean_loss.prepared(1, 1024, rows)
 
 
 def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -167,9 +220,12 @@ def kernel_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     in the logits' dtype."""
     logits, targets = logits.contiguous(), targets.contiguous()
     rows, cols = targets.numel(), logits.shape[-1]
-    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    y = torch.empty((), dtype=logits.dtype, device=logits.device)
+    y = logits.new_empty(())
     row_losses, mean_loss = prepared(logits.dtype, rows, cols)
+    if mean_loss is None:
+        row_losses(logits, targets, y)
+        return y
+    losses = logits.new_empty(rows, dtype=torch.float32)
     if rows:
         row_losses(logits, targets, losses)
     mean_loss(losses, targets, y)

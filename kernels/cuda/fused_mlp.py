@@ -3,8 +3,9 @@
 The hidden numbers go through memory in x's dtype. `project_tma` is Hopper's: one warp keeps a ring
 of tiles in shared memory filled by bulk copies (TMA), two warpgroups multiply from there (wgmma);
 a tile has two halves, which are the gate's and the other projection's, or neighbours on the way
-down. `project` is for all else: fp32, other chips, rows at odd addresses; it multiplies in fp32 on
-the CUDA cores.
+down. Of few rows it computes the transpose: each warpgroup has a half, and a tile's K may be shared
+by a cluster's blocks, so that the whole device reads the weights. `project` is for all else: fp32,
+other chips, rows at odd addresses; it multiplies in fp32 on the CUDA cores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from pytest_autokernel.cuda import CudaLibrary, Launch, TensorMap, compile_cuda, tensor_maps
 
@@ -21,12 +23,14 @@ SUPPORTS = {"gelu", "relu2"}
 
 # half: columns of each half of a tile (of 128 rows, in steps of 64 of K), 64 where such tiles would
 # not fill the device; stages: tiles in the ring; group: rows of tiles that are worked on together,
-# for the L2's sake.
-CONFIG = {"half": 128, "stages": 4, "group": 16}
+# for the L2. Where rows are few, split: blocks to a tile that would leave others idle; ring: KiB.
+CONFIG = {"half": 128, "stages": 4, "group": 16, "split": 4, "ring": 96}
 SPACE = {
     "half": [64, 128],
     "stages": [2, 3, 4, 5, 6],
     "group": [4, 8, 16],
+    "split": [1, 2, 4],
+    "ring": [64, 96, 192],
     "rules": ["stages * (128 + 2 * half) * 128 <= 231424"],  # 227 KiB, less the alignment
 }
 
@@ -47,22 +51,22 @@ __device__ float activated(float gate, float up) {
 #endif
 }
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL) && defined(NAME)
-constexpr int BM = 128, BK = 64, WIDTH = GATED ? HALF : 2 * HALF;
-constexpr int RELEASES = 8;  // by each warp that multiplies
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) && defined(MULTIPLY)
+#define FEW (BM <= 64)
+constexpr int BK = 64, WIDTH = GATED ? HALF : 2 * HALF, RELEASES = 8;  // by warps that multiply
 constexpr int X_BYTES = BM * BK * 2, W_BYTES = HALF * BK * 2, STAGE = X_BYTES + 2 * W_BYTES;
 
 struct alignas(64) Map { unsigned long long opaque[16]; };  // a CUtensorMap
 
+extern __shared__ unsigned char room[];
+__shared__ unsigned long long full[STAGES], empty[STAGES];
+
 __device__ unsigned address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 __device__ void wait(const unsigned long long* barrier, int parity) {
-    unsigned done;
-    do asm volatile(
-        "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
-        " selp.u32 %0, 1, 0, p;}"
-        : "=r"(done) : "r"(address(barrier)), "r"(parity) : "memory");
-    while (!done);
+    asm volatile("{.reg .pred p;\n"
+                 "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@!p bra again;}" :: "r"(address(barrier)), "r"(parity) : "memory");
 }
 
 __device__ void arrive(const unsigned long long* barrier) {
@@ -84,37 +88,9 @@ __device__ unsigned long long operand(unsigned at) {
            1ull << 62;
 }
 
-#define D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
-#define FIRST_32 \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
-    "%25,%26,%27,%28,%29,%30,%31"
-#define SECOND_32 \
-    ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
-    "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-
-// d += x w^T for 64 rows, HALF columns and 16 of K; d = x w^T where `more` is 0.
-__device__ void multiply(float (&d)[HALF / 2], unsigned long long x, unsigned long long w,
-                         int more) {
-#if HALF == 128
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %66, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32." NAME "." NAME " {" FIRST_32 SECOND_32 "}, "
-        "%64, %65, p, 1, 1, 0, 0;}"
-        : D16(0), D16(16), D16(32), D16(48) : "l"(x), "l"(w), "r"(more));
-#else
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME " {" FIRST_32 "}, "
-        "%32, %33, p, 1, 1, 0, 0;}"
-        : D16(0), D16(16) : "l"(x), "l"(w), "r"(more));
-#endif
-}
-
-// Past the wait for them the sums are in `d`, which the compiler cannot know.
-__device__ void settle(float (&d)[HALF / 2]) {
-#pragma unroll
-    for (int i = 0; i < HALF / 2; i++) asm volatile("" : "+f"(d[i]) :: "memory");
+// d += x y^T for 64 rows and 16 of K; d = x y^T where `more` is 0.
+__device__ void multiply(float (&d)[SUMS], unsigned x, unsigned y, int more) {
+    asm volatile(MULTIPLY : OF(d) : "l"(operand(x)), "l"(operand(y)), "r"(more));
 }
 
 // Down a group of GROUP tiles first, then to the right, so that tiles in work share operands.
@@ -125,13 +101,12 @@ __device__ int2 place(int tile, int rows, int cols) {
 }
 
 // The last warpgroup, by one thread: fills the ring.
-__device__ void produce(const Map& x, const Map& left, const Map& right, unsigned ring,
-                        unsigned long long* full, unsigned long long* empty, int rows, int cols,
-                        int K) {
+__device__ void produce(const Map& x, const Map& left, const Map& right, unsigned ring, int rows,
+                        int cols, int2 part) {
     int step = 0;
-    for (int tile = blockIdx.x; tile < rows * cols; tile += gridDim.x) {
+    for (int tile = blockIdx.x / SPLIT; tile < rows * cols; tile += gridDim.x / SPLIT) {
         int2 at = place(tile, rows, cols);
-        for (int k = 0; k < K; k += BK, step++) {
+        for (int k = part.x; k < part.y; k += BK, step++) {
             int s = step % STAGES;
             wait(&empty[s], step / STAGES % 2 ^ 1);
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
@@ -150,72 +125,105 @@ __device__ void store(T* to, float first, float second, bool inside) {
     if (inside) *(unsigned*)to = *(const unsigned*)both;
 }
 
-// A warpgroup that multiplies: 64 rows of each tile. A stage is given back when the products of the
-// next one have been issued, so that the tensor cores always have something to do.
-__device__ void consume(T* y, unsigned ring, unsigned long long* full, unsigned long long* empty,
-                        int rows, int cols, int M, int N, int K) {
-    int group = threadIdx.x / 128, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, step = 0;
-    float left[HALF / 2], right[HALF / 2];
-    for (int tile = blockIdx.x; tile < rows * cols; tile += gridDim.x) {
-        for (int k = 0; k < K; k += BK, step++) {
+#if FEW
+#define MEET asm volatile("barrier.cluster.arrive.aligned;barrier.cluster.wait.aligned;":::"memory")
+
+// Adds up, in their order, the sums of the blocks that share a tile, and stores it transposed.
+__device__ void store_few(const float (&d)[SUMS], float* sums, T* y, int2 at, int M, int N) {
+    constexpr int PITCH = 2 * HALF + 4;  // a warp's lanes write to as many banks
+    int first = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, row = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < SUMS; i++)
+        sums[(row + i / 4 * 8 + i % 2) * PITCH + first + i / 2 % 2 * 8] = d[i];
+    MEET;
+    for (int i = blockIdx.x % SPLIT * 256 + threadIdx.x; i < M * (WIDTH / 2); i += SPLIT * 256) {
+        int m = i / (WIDTH / 2), n = i % (WIDTH / 2) * 2;
+        float sum[1 + GATED][2] = {};
+#pragma unroll
+        for (int part = 0; part < SPLIT * (1 + GATED); part++) {
+            int half = part / SPLIT;
+            const float* theirs = sums + m * PITCH + half * HALF + n;
+            asm("mapa.u64 %0, %1, %2;" : "=l"(theirs) : "l"(theirs), "r"(part % SPLIT));
+            for (int i = 0; i < 2; i++) sum[half][i] += theirs[i];
+        }
+        if (GATED)
+            for (int i = 0; i < 2; i++) sum[0][i] = activated(sum[0][i], sum[GATED][i]);
+        store(y + (long long)m * N + at.y + n, sum[0][0], sum[0][1], at.y + n < N);
+    }
+    MEET;  // nobody leaves while its sums are read
+}
+#endif
+
+// A warpgroup that multiplies: 64 rows, or a half of few ones. A stage is given back when the next
+// one's products have been issued, so that the tensor cores always have something to do.
+__device__ void consume(T* y, unsigned ring, int rows, int cols, int2 part, int M, int N) {
+    int group = threadIdx.x / 128, lane = threadIdx.x % 32, step = 0;
+    float left[SUMS], right[SUMS];
+    for (int tile = blockIdx.x / SPLIT; tile < rows * cols; tile += gridDim.x / SPLIT) {
+        for (int k = part.x; k < part.y; k += BK, step++) {
             int s = step % STAGES;
             wait(&full[s], step / STAGES % 2);
-            unsigned x = ring + s * STAGE + group * (X_BYTES / 2), w = ring + s * STAGE + X_BYTES;
+            unsigned x = ring + s * STAGE + (FEW ? 0 : group * (X_BYTES / 2));
+            unsigned w = ring + s * STAGE + X_BYTES + (FEW ? group * W_BYTES : 0);
             asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-            for (int part = 0; part < BK / 16; part++) {
-                multiply(left, operand(x + part * 32), operand(w + part * 32), k + part > 0);
-                multiply(right, operand(x + part * 32), operand(w + W_BYTES + part * 32),
-                         k + part > 0);
+            for (int i = 0; i < BK / 16; i++) {
+                int more = k + i > part.x, from = i * 32;
+                multiply(left, (FEW ? w : x) + from, (FEW ? x : w) + from, more);
+                if (!FEW) multiply(right, x + from, w + W_BYTES + from, more);
             }
             asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 1;"
                          ::: "memory");
-            if (k > 0 && lane == 0) arrive(&empty[(step + STAGES - 1) % STAGES]);
+            if (k > part.x && lane == 0) arrive(&empty[(step + STAGES - 1) % STAGES]);
         }
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-        settle(left);
-        settle(right);
+        asm volatile("wgmma.wait_group.sync.aligned 0;" : OF(left) :: "memory");
         if (lane == 0) arrive(&empty[(step + STAGES - 1) % STAGES]);
         int2 at = place(tile, rows, cols);
-        int row = at.x + group * 64 + warp * 16 + lane / 4, col = at.y + lane % 4 * 2;
+#if FEW
+        asm volatile("bar.sync 1, 256;" ::: "memory");  // the other's tiles lie where the sums go
+        store_few(left, (float*)(room + (ring - address(room))), y, at, M, N);
+#else
+        asm volatile("" : OF(right) :: "memory");
+        int row = at.x + threadIdx.x / 32 * 16 + lane / 4, col = at.y + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < HALF / 2; i += 2) {
+        for (int i = 0; i < SUMS; i += 2) {
             int r = row + i / 2 % 2 * 8, c = col + i / 4 * 8;
             T* to = y + (long long)r * N + c;
-#if GATED
-            store(to, activated(left[i], right[i]), activated(left[i + 1], right[i + 1]),
-                  r < M && c < N);
-#else
-            store(to, left[i], left[i + 1], r < M && c < N);
-            store(to + HALF, right[i], right[i + 1], r < M && c + HALF < N);
-#endif
+            float first = GATED ? activated(left[i], right[i]) : left[i];
+            float second = GATED ? activated(left[i + 1], right[i + 1]) : left[i + 1];
+            store(to, first, second, r < M && c < N);
+            if (!GATED) store(to + HALF, right[i], right[i + 1], r < M && c + HALF < N);
         }
+#endif
     }
 }
 
+#if FEW
+extern "C" __global__ void __launch_bounds__(384, 2) __cluster_dims__(SPLIT, 1, 1) project_tma(
+#else
 extern "C" __global__ void __launch_bounds__(384, 1) project_tma(
+#endif
     const __grid_constant__ Map x, const __grid_constant__ Map left,
     const __grid_constant__ Map right, T* y, int M, int N, int K) {
-    extern __shared__ unsigned char room[];
-    __shared__ unsigned long long full[STAGES], empty[STAGES];
     unsigned ring = (address(room) + 1023) / 1024 * 1024;  // the swizzle counts from there
     int rows = (M + BM - 1) / BM, cols = (N + WIDTH - 1) / WIDTH;
-    if (threadIdx.x == 0) {
-        for (int s = 0; s < STAGES; s++) {
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(address(&full[s])));
-            asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
-                         :: "r"(address(&empty[s])), "n"(RELEASES));
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
-    }
+    // A block's part of K, where several share a tile.
+    int steps = (K + BK - 1) / BK, rank = blockIdx.x % SPLIT;
+    int2 part = {steps * rank / SPLIT * BK, steps * (rank + 1) / SPLIT * BK};
+    if (threadIdx.x < STAGES)
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
+                     "mbarrier.init.shared::cta.b64 [%1], %2;\n"
+                     "fence.mbarrier_init.release.cluster;\nfence.proxy.async;"
+                     :: "r"(address(&full[threadIdx.x])), "r"(address(&empty[threadIdx.x])),
+                        "n"(RELEASES) : "memory");
     __syncthreads();
     // 128 sums a thread leave the two that multiply no room: the third gives up its registers.
     if (threadIdx.x >= 256) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x == 256) produce(x, left, right, ring, full, empty, rows, cols, K);
+        if (!FEW) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == 256) produce(x, left, right, ring, rows, cols, part);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume(y, ring, full, empty, rows, cols, M, N, K);
+        if (!FEW) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        consume(y, ring, rows, cols, part, M, N);
     }
 }
 #endif
@@ -232,23 +240,20 @@ extern "C" __global__ void __launch_bounds__(256) project(const T* x, const T* l
     for (int start = 0; start < K; start += STEP) {
         for (int i = threadIdx.x; i < TILE * STEP; i += 256) {
             int k = start + i % STEP, row = first_row + i / STEP, col = first_col + i / STEP;
-            bool inside = col < N && k < K;
             rows[i % STEP][i / STEP] = row < M && k < K ? float(x[(long long)row * K + k]) : 0.0f;
-            columns[0][i % STEP][i / STEP] = inside ? float(left[(long long)col * K + k]) : 0.0f;
-            if (GATED)
-                columns[GATED][i % STEP][i / STEP] =
-                    inside ? float(right[(long long)col * K + k]) : 0.0f;
+            for (int which = 0; which < BOTH; which++) {
+                const T* w = (which ? right : left) + (long long)col * K + k;
+                columns[which][i % STEP][i / STEP] = col < N && k < K ? float(*w) : 0.0f;
+            }
         }
         __syncthreads();
         for (int k = 0; k < STEP; k++)
-#pragma unroll
             for (int which = 0; which < BOTH; which++)
 #pragma unroll
                 for (int i = 0; i < 16; i++)
                     sum[which][i / 4][i % 4] += rows[k][b + i / 4] * columns[which][k][a + i % 4];
         __syncthreads();
     }
-#pragma unroll
     for (int i = 0; i < 16; i++) {
         int row = first_row + b + i / 4, col = first_col + a + i % 4;
         float value = sum[0][i / 4][i % 4];
@@ -258,71 +263,79 @@ extern "C" __global__ void __launch_bounds__(256) project(const T* x, const T* l
 }
 """
 
-# The type, and its name in PTX where the tensor cores have it.
-TYPES = {
-    torch.float32: {"TYPE": "float"},
-    torch.float16: {"TYPE": "__half", "NAME": '"f16"'},
-    torch.bfloat16: {"TYPE": "__nv_bfloat16", "NAME": '"bf16"'},
-}
+TYPES = {torch.float32: "float", torch.float16: "__half", torch.bfloat16: "__nv_bfloat16"}
+NAMES = {torch.float16: "f16", torch.bfloat16: "bf16"}  # in PTX, where the tensor cores have it
 ACTIVATIONS = ["silu", "gelu", "relu2"]
 
 
+def wgmma(dtype: torch.dtype, n: int) -> dict[str, int | str]:
+    """The instruction for n columns, the number of its sums, and these as its operands."""
+    sums, name = range(n // 2), NAMES[dtype]
+    x, y, more = (f"%{n // 2 + i}" for i in range(3))
+    text = (
+        f"{{.reg .pred p; setp.ne.b32 p, {more}, 0; "
+        f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{name}.{name} "
+        f"{{{','.join(f'%{i}' for i in sums)}}}, {x}, {y}, p, 1, 1, 0, 0;}}"
+    )
+    registers = ",".join(f'"+f"(d[{i}])' for i in sums)
+    return {"MULTIPLY": f'"{text}"', "SUMS": n // 2, "OF(d)": registers}
+
+
 @functools.cache
-def compiled(dtype: torch.dtype, gated: bool, activation: int, half: int) -> CudaLibrary:
-    tile = {"HALF": half, "STAGES": CONFIG["stages"], "GROUP": CONFIG["group"]}
-    gate = {"GATED": int(gated), "ACTIVATION": activation}
-    return compile_cuda(SOURCE, defines={**TYPES[dtype], **tile, **gate})
-
-
-Maps = tuple[Callable[[int], TensorMap], Callable[[int], TensorMap]]  # of x and of a weight
+def compiled(
+    dtype: torch.dtype, gated: bool, activation: int, rows: int, half: int, stages: int, split: int
+) -> CudaLibrary:
+    """`rows` of x in a tile, 64 at most where they are few, and `half` of its columns."""
+    tile = {"BM": rows, "HALF": half, "STAGES": stages, "SPLIT": split, "GROUP": CONFIG["group"]}
+    tile |= {"GATED": int(gated), "ACTIVATION": activation}
+    cores = wgmma(dtype, rows if rows <= 64 else half) if dtype in NAMES else {}
+    return compile_cuda(SOURCE, defines={"TYPE": TYPES[dtype], **tile, **cores})
 
 
 @functools.lru_cache(maxsize=1024)
 def prepared(
     dtype: torch.dtype, sizes: tuple[int, int, int], gated: bool, activation: int, aligned: bool
-) -> tuple[Launch, Maps | None]:
-    """The launch for a result of M rows and N columns, each a sum of K, where all begins at
-    multiples of 16 bytes or not, and how the copy engine finds the operands by their addresses, if
-    it can; kept: to find it takes longer than to make it."""
-    M, N, K = sizes
+) -> tuple[Launch, tuple[Callable[[int], TensorMap], ...]]:
+    """The launch for M rows of N sums of K, from multiples of 16 bytes or not, and how the copy
+    engine finds x and a weight, if it can; kept: to find it takes longer than to make it."""
+    (M, N, K), halves, half, split = sizes, 1 if gated else 2, CONFIG["half"], CONFIG["split"]
     hopper = torch.cuda.get_device_capability() == (9, 0) and dtype != torch.float32
-    if hopper and aligned and K and not N * dtype.itemsize % 16 and not K * dtype.itemsize % 16:
-        cores = torch.cuda.get_device_properties().multi_processor_count
-        half, halves, high = CONFIG["half"], 1 if gated else 2, -(-M // 128)
-        if high * -(-N // (half * halves)) < cores // 2:
-            half = 64
-        launch = compiled(dtype, gated, activation, half).project_tma.prepared(
-            *(min(high * -(-N // (half * halves)), cores), 384, *sizes),
-            shared=CONFIG["stages"] * (128 + 2 * half) * 128 + 1024,
-        )
-        of_x = tensor_maps((M, K), (K, 1), dtype, (128, 64))
-        return launch, (of_x, tensor_maps((N, K), (K, 1), dtype, (half, 64)))
-    library = compiled(dtype, gated, activation, CONFIG["half"])
-    return library.project.prepared(-(-M // 64) * -(-N // 64), 256, *sizes), None
+    if not (hopper and aligned and K) or N * dtype.itemsize % 16 or K * dtype.itemsize % 16:
+        library = compiled(dtype, gated, activation, 128, half, CONFIG["stages"], 1)
+        return library.project.prepared(-(-M // 64) * -(-N // 64), 256, *sizes), ()
+    cores, high = torch.cuda.get_device_properties().multi_processor_count, -(-M // 128)
+    if M <= 64:
+        rows, half, tiles = 16 if M <= 16 else 64, 64, -(-N // (64 * halves))
+        if tiles > cores * 3 // 5 or split * 64 >= K:  # so many read at the memory's pace
+            split = 1
+        stages, grid = CONFIG["ring"] * 1024 // ((128 + rows) * 128), tiles * split
+    else:
+        half = half if high * -(-N // (half * halves)) >= cores // 2 else 64
+        rows, stages, split, tiles = 128, CONFIG["stages"], 1, high * -(-N // (half * halves))
+        grid = min(tiles, cores)
+    library = compiled(dtype, gated, activation, rows, half, stages, split)
+    shared = stages * (rows + 2 * half) * 128 + 1024
+    launch = library.project_tma.prepared(grid, 384, *sizes, shared=shared)
+    of_x = tensor_maps((M, K), (K, 1), dtype, (rows, 64))
+    return launch, (of_x, tensor_maps((N, K), (K, 1), dtype, (half, 64)))
 
 
 def kernel_fn(
-    x: torch.Tensor,
-    w_gate: torch.Tensor,
-    w_up: torch.Tensor,
-    w_down: torch.Tensor,
-    activation: str = "silu",
-) -> torch.Tensor:
+    x: Tensor, w_gate: Tensor, w_up: Tensor, w_down: Tensor, activation: str = "silu"
+) -> Tensor:
     """`x [batch, dim]`, `w_gate, w_up [hidden, dim]`, `w_down [dim, hidden]`: `[batch, dim]`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"expected activation silu, gelu or relu2, got {activation=}")
     x, w_gate, w_up, w_down = (t.contiguous() for t in (x, w_gate, w_up, w_down))
     y = torch.empty_like(x)
-    hidden = torch.empty((x.shape[0], w_gate.shape[0]), dtype=x.dtype, device=x.device)
+    hidden = x.new_empty((x.shape[0], w_gate.shape[0]))
     if y.numel():
         project(x, w_gate, w_up, hidden, ACTIVATIONS.index(activation))
         project(hidden, w_down, None, y, 0)
     return y
 
 
-def project(
-    x: torch.Tensor, left: torch.Tensor, right: torch.Tensor | None, y: torch.Tensor, act: int
-) -> None:
+def project(x: Tensor, left: Tensor, right: Tensor | None, y: Tensor, act: int) -> None:
     """Into `y [M, N]`: `x [M, K]` times `left [N, K]`, gated by it where there is a `right`."""
     sizes = (*y.shape, x.shape[1])
     if not sizes[1]:
@@ -332,7 +345,6 @@ def project(
     aligned = (at | first | second | y.data_ptr()) % 16 == 0
     launch, maps = prepared(x.dtype, sizes, right is not None, act, aligned)
     if maps:
-        of_x, of_weight = maps
-        launch(of_x(at), of_weight(first), of_weight(second), y)
+        launch(maps[0](at), maps[1](first), maps[1](second), y)
     else:
         launch(x, left, other, y)

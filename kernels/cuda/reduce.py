@@ -7,6 +7,7 @@ Rows that begin anywhere are read by 16 bytes all the same: the first and the la
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
@@ -132,15 +133,19 @@ def summing(of: torch.dtype, to: torch.dtype, rows: int, cols: int, parts: int =
 
 
 @functools.lru_cache(maxsize=1024)
-def prepared(dtype: torch.dtype, rows: int, cols: int) -> tuple[int, Launch, Launch | None]:
-    """Of rows of `cols` columns: so many parts that there are some hundred blocks, their sums, and
-    these parts' own; kept: to find it takes longer than to make it."""
+def prepared(
+    dtype: torch.dtype, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], int, Launch, Launch | None]:
+    """Of rows of the last dim: their sums' shape, so many parts that there are some hundred blocks,
+    their sums, and these parts' own; kept: to find it takes longer than to make it."""
+    *lead, cols = shape
+    rows = math.prod(lead)
     parts = min(ceil_div(cols, CONFIG["part"] * 16 // dtype.itemsize), ceil_div(512, rows))
     if parts == 1:
-        return 1, summing(dtype, dtype, rows, cols), None
+        return tuple(lead), 1, summing(dtype, dtype, rows, cols), None
     halfway = torch.float32
     first, last = summing(dtype, halfway, rows, cols, parts), summing(halfway, dtype, rows, parts)
-    return parts, first, last
+    return tuple(lead), parts, first, last
 
 
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -148,13 +153,12 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     x = (x if dim == -1 else x.movedim(dim, -1)).contiguous()
     if not x.numel():
         return x.new_zeros(x.shape[:-1])
-    y = torch.empty(x.shape[:-1], dtype=x.dtype, device=x.device)
-    rows = y.numel()
-    parts, first, last = prepared(x.dtype, rows, x.shape[-1])
+    shape, parts, first, last = prepared(x.dtype, x.shape)
+    y = x.new_empty(shape)
     if last is None:
         first(x, y)
     else:
-        halfway = torch.empty((rows, parts), dtype=torch.float32, device=x.device)
+        halfway = x.new_empty((y.numel(), parts), dtype=torch.float32)
         first(x, halfway)
         last(halfway, y)
     return y

@@ -7,6 +7,7 @@ Rows that begin anywhere are read by 16 bytes all the same: the first and the la
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 
@@ -204,10 +205,12 @@ def chosen(dtype: torch.dtype, vectors: int, few: bool) -> tuple[CudaKernel, int
 
 
 @functools.lru_cache(maxsize=1024)
-def prepared(dtype: torch.dtype, size: int, cols: int, aligned: bool) -> Launch:
-    """The launch for `size` elements in rows of `cols`, from an address that is `aligned` or not;
+def prepared(dtype: torch.dtype, shape: tuple[int, ...], aligned: bool) -> Launch | None:
+    """The launch for rows from an address that is `aligned` or not, if there are any elements;
     kept: to find it takes longer than to make it."""
-    vec, rows = 16 // dtype.itemsize, size // cols
+    vec, cols, rows = 16 // dtype.itemsize, shape[-1], math.prod(shape[:-1])
+    if not rows * cols:
+        return None
     # Rows that begin between the multiples of 16 bytes touch one vector more.
     more = 0 if cols % vec == 0 and aligned else vec - 1
     kernel, threads, many, cluster = chosen(dtype, ceil_div(cols + more, vec), rows < 64)
@@ -216,13 +219,11 @@ def prepared(dtype: torch.dtype, size: int, cols: int, aligned: bool) -> Launch:
 
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """Softmax of `x` over `dim`; same shape and dtype, contiguous."""
-    if dim not in (-1, x.dim() - 1):
+    if dim != -1 and dim != x.dim() - 1:
         return kernel_fn(x.movedim(dim, -1)).movedim(-1, dim).contiguous()
     x = x.contiguous()
     y = torch.empty_like(x)
-    size = y.numel()
-    if not size:
-        return y
-    launch = prepared(x.dtype, size, x.shape[-1], x.data_ptr() % 16 == 0)
-    launch(x, y)
+    launch = prepared(x.dtype, x.shape, x.data_ptr() % 16 == 0)
+    if launch:
+        launch(x, y)
     return y
