@@ -85,6 +85,7 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
         return Judged(0.0)
     expected, condition, stored = _exactly(op, wide, options)
     unit, tiny, top = _units(got.dtype)
+    tiny *= op.tolerance.roundings
     condition = condition.nan_to_num(nan=0.0, posinf=0.0)  # what is no number allows nothing
     condition *= _equal_addends(inputs) if case.layout in REPEATING else 1
     within = (op.tolerance.roundings - 1) * stored.abs()
