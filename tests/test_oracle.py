@@ -338,7 +338,7 @@ SAME = Relation(
         ([1.0, 2.0], None),
         ([1.0, 2.0 + 2.0**-22], None),
         ([1.5, 2.0], "relation same: value: at [0] got 1, expected 1.5, off by 0.5"),
-        ([1.0, NAN], "relation same: NaN on one side only"),
+        ([1.0, NAN], "relation same: NaN on one side only: at [1] got 2 and nan"),
     ],
 )
 def test_a_relation_is_judged_without_a_reference(right: list[float], words: str | None) -> None:
