@@ -32,6 +32,8 @@ def mend() -> None:
     for method in (f"create_{name}" for name in COMPUTING):
         if hasattr(InterpreterBuilder, method):  # not all of them in each version
             setattr(InterpreterBuilder, method, _in_fp32(getattr(InterpreterBuilder, method)))
+    # Which Triton's frontend asks for where a kernel names a constant of bf16.
+    InterpreterBuilder.get_bf16 = lambda self, value: _narrowed(self.get_fp32(value))
     InterpreterBuilder.cast_impl = _casting(InterpreterBuilder.cast_impl)
 
 
