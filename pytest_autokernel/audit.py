@@ -178,7 +178,10 @@ STATE: dict[str, Callable[[], Any]] = {
     ),
     "tf32 in cuDNN": lambda: torch.backends.cudnn.allow_tf32,
     "cuDNN's benchmark mode": lambda: torch.backends.cudnn.benchmark,
-    "flushing of subnormals": lambda: float(torch.tensor(2.0**-140) * 1.0) == 0.0,
+    # As what GCC before 13 links into a shared object does when that is loaded.
+    "flushing of subnormals (by -ffast-math or -Ofast?)": lambda: (
+        float(torch.tensor(2.0**-140) * 1.0) == 0.0
+    ),
     "torch's random generator": lambda: hash(torch.get_rng_state().numpy().tobytes()),
     "Python's random generator": lambda: hash(random.getstate()),
     "the number of Python threads": lambda: (threading.active_count(), _thread._count()),

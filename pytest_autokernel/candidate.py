@@ -12,7 +12,7 @@ import importlib.util
 import operator
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 BACKENDS = {
     "triton": ("triton",),
     "cuda": ("pytest_autokernel.cuda",),
-    "cpp": ("pytest_autokernel.compile.compile_cpp",),
+    "cpp": ("pytest_autokernel.compile",),
 }
 
 MOST_INTEGER = 2**20
@@ -82,7 +82,7 @@ def parse(path: Path, text: str) -> KernelFile:
     if not isinstance(op, str):
         came = "nothing" if op is None else repr(op)
         raise KernelFileError(f'{path}: expected KERNEL_TYPE = "<op>", found {came}')
-    if not any(_defines(node, "kernel_fn") for node in tree.body):
+    if not any(_defines(node, "kernel_fn") for node in _unindented(tree.body)):
         raise KernelFileError(f"{path}: expected a function kernel_fn at the top level, found none")
     return KernelFile(
         path=path,
@@ -113,17 +113,16 @@ def _literals(path: Path, tree: ast.Module) -> dict[str, Any]:
     names = {"KERNEL_TYPE", "SUPPORTS", "CONFIG", "SPACE"}
     found = {}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name, value = node.targets[0].id, node.value
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
-            name, value = node.target.id, node.value
-        else:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
-        if name in names:
+        for name in (name for name in names if _defines(node, name)):
             try:
-                found[name] = ast.literal_eval(value)
+                found[name] = ast.literal_eval(node.value)
             except (ValueError, TypeError, MemoryError, RecursionError) as error:
-                raise KernelFileError(f"{path}:{node.lineno}: {name} must be a literal") from error
+                raise KernelFileError(
+                    f"{path}:{node.lineno}: {name} must be a literal: what is written there, "
+                    "not what is computed or called (1024, not 2**10)"
+                ) from error
     return found
 
 
@@ -193,6 +192,15 @@ def _defines(node: ast.stmt, name: str) -> bool:
     if isinstance(node, ast.Import | ast.ImportFrom):
         return any((alias.asname or alias.name) == name for alias in node.names)
     return False
+
+
+def _unindented(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module's own scope: those within its branches and `try`s too."""
+    for node in body:
+        yield node
+        for part in ("body", "handlers", "orelse", "finalbody"):
+            if isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+                yield from _unindented(getattr(node, part, ()))
 
 
 def _backend(tree: ast.Module) -> str:

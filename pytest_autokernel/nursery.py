@@ -109,6 +109,10 @@ def preload() -> None:
     for name in PRELOADED:
         if importlib.util.find_spec(name.partition(".")[0]):
             importlib.import_module(name)
+    if os.environ.get("TRITON_INTERPRET") == "1" and "triton" in sys.modules:
+        from pytest_autokernel import interpreter
+
+        interpreter.mend()
     gc.collect()
     gc.freeze()
 

@@ -113,13 +113,14 @@ class Tolerance:
 
     With `r` the exact result in float64 and `u` the unit roundoff of the result's dtype,
 
-        1.05 u |r|  +  (roundings - 1) u |intermediate|  +  2^-24 condition  +  tiny
+        1.05 u |r|  +  (roundings - 1) u |intermediate|  +  2^-24 condition  +  roundings tiny
 
     `roundings` counts how often the op's contract lets a value be stored in the result's
-    dtype (1: only at the end). `condition(inputs, r, **options)` says, in units of 2^-24, what
-    fp32 arithmetic may lose on these very inputs: it carries the length of the reductions and
-    their cancellation. `intermediate`, called alike, defaults to `r`. The options are those of
-    the case's variant. `together(inputs, **options)` gives `r` and these two at once, for an op
+    dtype (1: only at the end); each may meet a subnormal, which is `tiny` apart from the next.
+    `condition(inputs, r, **options)` says, in units of 2^-24, what fp32 arithmetic may lose on
+    these very inputs: it carries the length of the reductions and their cancellation.
+    `intermediate`, called alike, defaults to `r`. The options are those of the case's variant.
+    `together(inputs, **options)` gives `r` and these two at once, for an op
     in which they share most of their work.
     """
 

@@ -85,6 +85,7 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
         return Judged(0.0)
     expected, condition, stored = _exactly(op, wide, options)
     unit, tiny, top = _units(got.dtype)
+    tiny *= op.tolerance.roundings
     condition = condition.nan_to_num(nan=0.0, posinf=0.0)  # what is no number allows nothing
     condition *= _equal_addends(inputs) if case.layout in REPEATING else 1
     within = (op.tolerance.roundings - 1) * stored.abs()
@@ -266,9 +267,16 @@ def compare_relation(
     )
     error = (left - right).abs()
     for of in (torch.isnan, torch.isposinf, torch.isneginf):
-        if bool((of(left) != of(right)).any()):
+        wrong = of(left) != of(right)
+        if bool(wrong.any()):
             word = "NaN" if of is torch.isnan else "infinity"
-            return Judged(math.inf, f"relation {name}: {word} on one side only")
+            index = tuple(int(i) for i in wrong.nonzero()[0])
+            return Judged(
+                math.inf,
+                f"relation {name}: {word} on one side only: at {list(index)} got "
+                f"{float(left[index]):.6g} and {float(right[index]):.6g}, which were to be equal "
+                f"({int(wrong.sum())} of {wrong.numel()} elements)",
+            )
     worst = (
         float((error / allowance).nan_to_num(0.0, posinf=math.inf).max()) if error.numel() else 0.0
     )

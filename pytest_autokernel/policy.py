@@ -56,6 +56,11 @@ def refusal(
     for name, line in operators:
         if name not in FREE and not is_allowed(name, patterns):
             place = f" at {file}:{line}" if isinstance(line, int) else ""
+            if "." in name and not name.startswith("aten."):
+                return (
+                    f"calls {name}{place}: what a registered operator does cannot be seen: call "
+                    f"its function itself; --autokernel-allow {name} accepts it as a hybrid"
+                )
             return (
                 f"calls {name}{place}: a kernel computes by itself (allocation, views, copies and "
                 f"casts are free); --autokernel-allow {name} accepts it as a hybrid"

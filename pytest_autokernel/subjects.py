@@ -24,6 +24,8 @@ from pytest_autokernel.worker import Worker
 if TYPE_CHECKING:
     from pytest_autokernel.judge import Judge
 
+# What torch and Triton say to those who ask for a GPU where there is none.
+NO_GPU = ("not compiled with CUDA", "no NVIDIA driver", "0 active drivers", "No CUDA GPUs")
 START_S = 30.0  # a worker's start, torch's import included, on a busy machine
 
 Place = Literal["cuda", "cpu"]
@@ -182,6 +184,8 @@ class WorkerSubject:
             return "raised an error that it cannot tell"
         place = f" ({self.kernel.path.name}:{error['line']})" if error.get("line") else ""
         message = str(error.get("message")).replace(str(self._copy), str(self.kernel.path))
+        if self.interpreted and any(words in message for words in NO_GPU):
+            place += ": Triton is interpreted here, on CPU tensors; ask for a GPU where x.is_cuda"
         return f"raised {error.get('type')}: {message}{place}"
 
     def close(self) -> None:

@@ -143,6 +143,9 @@ def test_a_refusal_names_the_operator_its_line_and_the_way_to_allow_it() -> None
     assert policy.refusal(called, ("aten.mm",), (), "k.py") is None
     assert policy.refusal(called, (), ("aten.m*",), "k.py") is None
     assert policy.hybrid(["aten.mm", "aten.clone", "aten.mean"], ("aten.mean",)) == ["aten.mm"]
+    own = policy.refusal([("mine.softmax", 9)], (), (), "k.py") or ""
+    assert "call its function itself" in own
+    assert "--autokernel-allow mine.softmax" in own
 
 
 def test_a_kernel_imports_the_standard_library_torch_and_triton_alone() -> None:

@@ -54,6 +54,11 @@ def test_the_last_assignment_counts_as_it_does_in_python() -> None:
     assert parsed('KERNEL_TYPE = "reduce"').op == "reduce"
 
 
+def test_a_literal_may_have_several_names() -> None:
+    text = 'OP = KERNEL_TYPE = "softmax"\nSUPPORTS: set\n' + FUNCTION
+    assert candidate.parse(Path("k.py"), text).op == "softmax"
+
+
 def test_only_the_modules_own_assignments_count() -> None:
     assert parsed('def other():\n    KERNEL_TYPE = "reduce"', "SUPPORTS = set()").op == "softmax"
 
@@ -66,6 +71,7 @@ def test_only_the_modules_own_assignments_count() -> None:
         (f"KERNEL_TYPE = 3\n{FUNCTION}", 'k.py: expected KERNEL_TYPE = "<op>", found 3'),
         (f"KERNEL_TYPE = name\n{FUNCTION}", "k.py:1: KERNEL_TYPE must be a literal"),
         (f"KERNEL_TYPE = 'a'\nCONFIG = f()\n{FUNCTION}", "k.py:2: CONFIG must be a literal"),
+        (f"KERNEL_TYPE = 'a'\nCONFIG = {{'n': 2**10}}\n{FUNCTION}", "not what is computed"),
         ("KERNEL_TYPE = 'a'", "expected a function kernel_fn at the top level, found none"),
         ("KERNEL_TYPE = 'a'\ndef outer():\n    def kernel_fn(x): ...", "kernel_fn at the top"),
         ("KERNEL_TYPE = 'a'\ndef kernel_fn(x)\n", "k.py:2: syntax error: expected ':'"),
@@ -83,6 +89,9 @@ def test_a_refusal_says_what_was_expected_and_what_came(text: str, words: str) -
         "kernel_fn: object = other",
         "from x import kernel_fn",
         "import y as kernel_fn",
+        "if other:\n    kernel_fn = other\nelse:\n    def kernel_fn(x): ...",
+        "try:\n    import y\nexcept ImportError:\n    def kernel_fn(x): ...",
+        "with y:\n    def kernel_fn(x): ...",
     ],
 )
 def test_kernel_fn_may_be_anything_that_can_be_called(line: str) -> None:
@@ -107,6 +116,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ("import tritonclient", "torch"),
         ("from pytest_autokernel.compile import compile_cpp", "cpp"),
         ("from pytest_autokernel.compile import compile_cpp as cc", "cpp"),
+        ("from pytest_autokernel import compile", "cpp"),
+        ("import pytest_autokernel.compile as cc", "cpp"),
         ("from pytest_autokernel.cuda import compile_cuda", "cuda"),
         ("import pytest_autokernel.cuda as cuda", "cuda"),
         ("# import triton", "torch"),

@@ -270,3 +270,25 @@ def test_a_running_sum_of_equal_addends_is_right(dtype: Dtype, length: int) -> N
         x = draw.normal(1, 1, scale=3).expand(1, length)
         judged = oracle.compare(RIGHT["reduce"](x, total=TOTALS["sequential"]), op, case, (x,))
         assert judged.ok, judged.reason
+
+
+def test_a_running_sum_may_meet_the_maximum_first() -> None:
+    """Where the others are just below its last bit: all that a softmax adds to it is lost."""
+    op, case = OPS["softmax"], Case("lost", {"rows": 64, "cols": 1024}, "fp32")
+    x = torch.randn(64, 1024, generator=torch.Generator().manual_seed(1)) * 0.1
+    x[:, 0] = torch.linspace(14, 20, 64)
+    judged = oracle.compare(RIGHT["softmax"](x, total=TOTALS["sequential"]), op, case, (x,))
+    assert judged.ok, judged.reason
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_an_mlp_may_store_what_each_of_its_products_gives(dtype: Dtype) -> None:
+    op, case = OPS["fused_mlp"], Case("few", {"batch": 1, "dim": 16, "hidden": 7}, dtype)
+    for seed in range(100):
+        x, w_gate, w_up, w_down = made(op, replace(case, seed=seed))
+        gate, up = (x.float() @ w.float().t() for w in (w_gate, w_up))
+        stored_gate, stored_up = gate.to(x.dtype).float(), up.to(x.dtype).float()
+        hidden = (stored_gate * stored_gate.sigmoid() * stored_up).to(x.dtype)
+        got = (hidden.float() @ w_down.float().t()).to(x.dtype)
+        judged = oracle.compare(got, op, case, (x, w_gate, w_up, w_down))
+        assert judged.ok, judged.reason

@@ -87,6 +87,17 @@ def test_an_ops_intermediate_roundings_are_allowed_and_no_more(ramp: torch.Tenso
     assert not judged(got, ramp, twice).ok
 
 
+def test_each_rounding_may_meet_a_subnormal() -> None:
+    """0.6 of fp16's last bit is stored as a whole one, and three times that rounds once more."""
+    small = torch.full((64,), 0.6 * 2.0**-24, dtype=torch.float64)
+    stored = (small.half().double() * 3).half()
+    scaled = replace(DOUBLE, reference=lambda x: x * 3 * 0.6)
+    last_bit = torch.full((64,), 2.0**-24, dtype=torch.float16)
+    for roundings, ok in ((1, False), (2, True)):
+        op = replace(scaled, tolerance=replace(DOUBLE.tolerance, roundings=roundings))
+        assert oracle.compare(stored, op, Case("x", {}, "fp16"), (last_bit,)).ok == ok
+
+
 def test_a_result_of_one_element_is_judged_as_an_element() -> None:
     op = load_op("fused_mlp", op_files(ROOT))
     for seed in range(300):  # the hidden numbers' roundings are large beside what is left of them
@@ -327,7 +338,7 @@ SAME = Relation(
         ([1.0, 2.0], None),
         ([1.0, 2.0 + 2.0**-22], None),
         ([1.5, 2.0], "relation same: value: at [0] got 1, expected 1.5, off by 0.5"),
-        ([1.0, NAN], "relation same: NaN on one side only"),
+        ([1.0, NAN], "relation same: NaN on one side only: at [1] got 2 and nan"),
     ],
 )
 def test_a_relation_is_judged_without_a_reference(right: list[float], words: str | None) -> None:
