@@ -7,6 +7,7 @@ the classes are always the last dimension.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,15 +70,17 @@ def inputs(draw: Draw, dims: Dims) -> Tensors:
     return _inputs(draw, dims, scale, offset)
 
 
-def some_ignored(draw: Draw, dims: Dims) -> Tensors:
-    logits, targets = inputs(draw, dims)
+def some_ignored(draw: Draw, made: Tensors) -> Tensors:
+    logits, targets = made
     ignored = draw.integers(*targets.shape, low=0, high=3) == 0
     ignored[:1] = False
+    if draw.below(4) == 0:  # the mean of no losses is NaN
+        ignored[:] = True
     return logits, targets.masked_fill(ignored, IGNORED)
 
 
-def nested(draw: Draw, dims: Dims) -> Tensors:
-    return tuple(t.unflatten(0, near_square(dims["batch"])) for t in inputs(draw, dims))
+def nested(draw: Draw, made: Tensors) -> Tensors:
+    return tuple(t.unflatten(0, near_square(len(t))) for t in made)
 
 
 def high(draw: Draw, dims: Dims) -> Tensors:
@@ -127,6 +130,18 @@ def _coarse(inputs: Tensors, shift: int) -> Tensors:
     """Quarters below 16 in size, so that 16 more is exact in each dtype."""
     logits = (inputs[0].float() * 4).round().clamp(-63, 63) / 4
     return (logits + shift).to(inputs[0].dtype), inputs[1]
+
+
+def spoiled(inputs: Tensors, draw: Draw) -> list[Tensors]:
+    """The rows; the same with a NaN in the first; and all of them in another order."""
+    logits = inputs[0].clone()
+    logits[:1, logits.shape[1] // 3] = math.nan
+    return [inputs, (logits, inputs[1]), (inputs[0].flip(0), inputs[1].flip(0))]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    left, right = torch.stack([y[0], y[1]]), torch.stack([y[2], torch.full_like(y[2], math.nan)])
+    return _agree(left, right, x)
 
 
 def _agree(left: torch.Tensor, right: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, ...]:
@@ -193,8 +208,8 @@ OP = Op(
     },
     variants={
         "core": Variant(),
-        "ignore_index": Variant({}, "ignore_index", some_ignored),
-        "nd": Variant({}, "nd", nested),
+        "ignore_index": Variant({}, "ignore_index", form=some_ignored),
+        "nd": Variant({}, "nd", form=nested),
     },
     stability={
         "high": Stability(high, "exp overflows where the maximum is not taken off"),
@@ -213,6 +228,7 @@ OP = Op(
             lambda y, x: _agree(*y, x),
             slack=1024,
         ),
+        "spoiled": Relation(spoiled, _spoilt, slack=1024),
         "split": Relation(
             lambda x, draw: [x, *_halves(x)],
             lambda y, x: _agree(y[0], _joined(y[1:], x), x),
