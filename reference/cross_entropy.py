@@ -7,7 +7,6 @@ the classes are always the last dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -132,18 +131,6 @@ def _coarse(inputs: Tensors, shift: int) -> Tensors:
     return (logits + shift).to(inputs[0].dtype), inputs[1]
 
 
-def spoiled(inputs: Tensors, draw: Draw) -> list[Tensors]:
-    """The rows; the same with a NaN in the first; and all of them in another order."""
-    logits = inputs[0].clone()
-    logits[:1, logits.shape[1] // 3] = math.nan
-    return [inputs, (logits, inputs[1]), (inputs[0].flip(0), inputs[1].flip(0))]
-
-
-def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
-    left, right = torch.stack([y[0], y[1]]), torch.stack([y[2], torch.full_like(y[2], math.nan)])
-    return _agree(left, right, x)
-
-
 def _agree(left: torch.Tensor, right: torch.Tensor, inputs: Tensors) -> tuple[torch.Tensor, ...]:
     """The rounding of the results, and that of the logits within: in units of the result's."""
     finer = 2.0**-23 / torch.finfo(inputs[0].dtype).eps
@@ -228,7 +215,6 @@ OP = Op(
             lambda y, x: _agree(*y, x),
             slack=1024,
         ),
-        "spoiled": Relation(spoiled, _spoilt, slack=1024),
         "split": Relation(
             lambda x, draw: [x, *_halves(x)],
             lambda y, x: _agree(y[0], _joined(y[1:], x), x),
