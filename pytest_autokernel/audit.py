@@ -33,21 +33,24 @@ ALLOCATORS = frozenset(
         "aten.new_empty_strided",
     }
 )
-MOST_OPERATORS = 100  # told of one call
+# What starts another process, as sys.audit tells it; a compiler is started by subprocess.Popen.
+PROCESSES = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.exec"})
 
 _empty = torch.empty
+_profile = torch.autograd.profiler.profile
 _get_numpy = torch.Tensor.numpy
+_get_dlpack = torch.Tensor.__dlpack__
 
 
 class Watch(TorchDispatchMode):
     """Active during one call of `kernel_fn`. `operators` are the torch operators that are no
-    views, each with the kernel file's line that led to it; what is allocated is poisoned, and
+    views, each with the kernel file's line that first led to it; what is allocated is poisoned, and
     has guard bands that `outside` looks at afterwards."""
 
     def __init__(self, kernel_path: str) -> None:
         super().__init__()
         self.kernel_path = kernel_path
-        self.operators: dict[tuple[str, int | None], None] = {}
+        self.operators: dict[str, int | None] = {}
         self.guarded: list[tuple[torch.Tensor, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -61,8 +64,8 @@ class Watch(TorchDispatchMode):
 
     def note(self, name: str) -> None:
         """Record an operator, and where in the kernel file it comes from."""
-        if len(self.operators) < MOST_OPERATORS:
-            self.operators[name, _line_in(self.kernel_path)] = None
+        if name not in self.operators:
+            self.operators[name] = _line_in(self.kernel_path)
 
     def _with_guards(self, made: torch.Tensor) -> torch.Tensor:
         """A tensor like `made`, poisoned, in memory with guard bands around it."""
@@ -107,16 +110,13 @@ class _InThread(TorchDispatchMode):
 
 
 _watching: Watch | None = None
+_libraries: list[str] = []  # of Python packages, that ctypes opened
 
 
 def install() -> None:
-    """Have numpy conversions and later threads be seen. Once, before a candidate is loaded."""
+    """Have what leads away from torch be seen: numpy, DLPack, later threads, other processes. Once,
+    before a candidate is loaded."""
     run, start = threading.Thread.run, _thread.start_new_thread
-
-    def numpy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if _watching:
-            _watching.note("numpy")
-        return _get_numpy(tensor, *args, **kwargs)
 
     def run_watched(thread: threading.Thread) -> None:
         with _InThread():
@@ -129,12 +129,53 @@ def install() -> None:
 
         return start(watched, *arguments)
 
+    sys.addaudithook(_told_by_python)
     for owner, name, seen in (
-        (torch.Tensor, "numpy", numpy),
+        (torch.Tensor, "numpy", _noted("numpy", _get_numpy)),
+        (torch.Tensor, "__dlpack__", _noted("dlpack", _get_dlpack)),
         (threading.Thread, "run", run_watched),
         (_thread, "start_new_thread", start_watched),
     ):
         setattr(owner, name, seen)
+
+
+def _noted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        if _watching:
+            _watching.note(name)
+        return method(*args, **kwargs)
+
+    return noted
+
+
+def _told_by_python(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in PROCESSES and _watching:
+        _watching.note(event)
+    if event == "ctypes.dlopen" and "-packages/" in str(arguments[0]):
+        _libraries.append(str(arguments[0]))
+
+
+def dispatched(work: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What `work` gives, and the torch operators that compute on the way, as torch's profiler sees
+    them: it is no dispatch mode, and a kernel that looks for one or turns it off finds none."""
+    with _profile(use_kineto=False) as seen:
+        made = work()
+    return made, sorted({e.name.replace("::", ".") for e in seen.function_events if _computes(e)})
+
+
+def _computes(event: Any) -> bool:
+    """Whether an event is an operator that neither is a view nor consists of others."""
+    namespace, _, name = event.name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace, None), name, None) if name else None
+    if packet is None:
+        return False
+    overloads = [getattr(packet, overload) for overload in packet.overloads()]
+    known = [one for one in overloads if torch._C._dispatch_has_kernel(one.name())]
+    return not any(_is_view(one) or _is_composite(one) for one in known)
+
+
+def _is_composite(func: Any) -> bool:
+    return bool(func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
 
 
 def _is_view(func: Any) -> bool:
@@ -184,6 +225,7 @@ STATE: dict[str, Callable[[], Any]] = {
     ),
     "torch's random generator": lambda: hash(torch.get_rng_state().numpy().tobytes()),
     "Python's random generator": lambda: hash(random.getstate()),
+    "which libraries of other packages are open": lambda: tuple(_libraries),
     "the number of Python threads": lambda: (threading.active_count(), _thread._count()),
 }
 CUDA_STATE: dict[str, Callable[[], Any]] = {
@@ -206,6 +248,7 @@ NAMESPACES = (
     "triton",
     "triton.testing",
     "pytest_autokernel.audit",
+    "pytest_autokernel.audit.Watch",
     "pytest_autokernel.channel",
     "pytest_autokernel.gpu_sampling",
     "pytest_autokernel.sampling",

@@ -21,7 +21,7 @@ from pytest_autokernel.candidate import KernelFile
 from pytest_autokernel.gpu import Device
 from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case, Op
-from pytest_autokernel.operands import TORCH_DTYPES
+from pytest_autokernel.operands import TORCH_DTYPES, made_by
 from pytest_autokernel.subjects import WorkerSubject
 from pytest_autokernel.verdict import CandidateError, Outcome, Verdict
 from pytest_autokernel.witness import resources_of
@@ -165,10 +165,9 @@ def _asks_where(text: str) -> bool:
 
 
 def call_of(op: Op, case: Case) -> dict[str, object]:
-    variant = op.variants[case.variant]
-    inputs = (variant.inputs or op.inputs)(WithoutData(TORCH_DTYPES[case.dtype]), case.dims)
+    inputs = made_by(WithoutData(TORCH_DTYPES[case.dtype]), op, case)
     return {
-        "options": dict(variant.options),
+        "options": dict(op.variants[case.variant].options),
         "inputs": [
             {
                 "dtype": str(t.dtype).removeprefix("torch."),

@@ -25,11 +25,17 @@ BACKENDS = {
 }
 
 MOST_INTEGER = 2**20
-CPP_INTEGER = re.compile(r"(?<![\w.])[0-9]{1,7}(?![\w.])")
+# As C++ writes them (4096u, 4'096L, 0x1000), and in arithmetic of two, in brackets or not.
+CPP_INTEGER = re.compile(
+    r"(?<![\w.'])(0[xX][0-9a-fA-F']{1,7}|[0-9][0-9']{0,8})[uUlL]{0,3}(?![\w.'])"
+)
+CPP_ARITHMETIC = re.compile(r"(?<![\w.])(\d+) *(<<|[-+*/]) *(\d+)(?![\w.])")
+CPP_BRACKETS = re.compile(r"(?<!\w)\( *(\d+) *\)")
 ARITHMETIC: dict[type, Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
     ast.LShift: operator.lshift,
     ast.Pow: operator.pow,
 }
@@ -138,15 +144,41 @@ def _integers(tree: ast.Module) -> frozenset[int]:
     for node in (node for statement in statements for node in ast.walk(statement)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if ";" in node.value:  # as code has it, and a docstring seldom
-                found |= {int(digits) for digits in CPP_INTEGER.findall(node.value)}
+                found |= _cpp_integers(node.value)
         elif isinstance(node, ast.Constant | ast.BinOp):
             found |= {value} if (value := _folded(node)) is not None else set()
     return frozenset(value for value in found if 2 <= value <= MOST_INTEGER)
 
 
+def _cpp_integers(text: str) -> set[int]:
+    """The integers in C++, and what it computes of them alone."""
+
+    def plain(found: re.Match[str]) -> str:
+        digits = found[1].replace("'", "")
+        return str(int(digits, 16 if "x" in digits.lower() else 10))
+
+    text = CPP_INTEGER.sub(plain, text)
+    values = {int(found[1]) for found in CPP_INTEGER.finditer(text)}
+    while True:
+        text = CPP_BRACKETS.sub(r"\1", text)
+        text, changed = CPP_ARITHMETIC.subn(_computed, text)
+        if not changed:
+            return values
+        values |= {int(found[1]) for found in CPP_INTEGER.finditer(text)}
+
+
+def _computed(found: re.Match[str]) -> str:
+    """The value of C++ arithmetic of two literals; what is none of a size's keeps its first."""
+    tree = ast.parse(f"{int(found[1])} {found[2].replace('/', '//')} {int(found[3])}", mode="eval")
+    value = _folded(tree.body)
+    return found[1] if value is None or value < 0 else str(value)
+
+
 def _folded(node: ast.AST) -> int | None:
     """The value of a node that is an integer literal, or arithmetic of some."""
     if isinstance(node, ast.Constant):
+        if isinstance(node.value, float) and node.value.is_integer():
+            return int(node.value)
         return node.value if type(node.value) is int else None
     if not isinstance(node, ast.BinOp) or type(node.op) not in ARITHMETIC:
         return None
@@ -154,6 +186,8 @@ def _folded(node: ast.AST) -> int | None:
     if left is None or right is None or max(abs(left), abs(right)) > MOST_INTEGER:
         return None
     if isinstance(node.op, ast.LShift | ast.Pow) and not 0 <= right <= 20:
+        return None
+    if isinstance(node.op, ast.FloorDiv) and not right:
         return None
     return int(ARITHMETIC[type(node.op)](left, right))
 

@@ -135,12 +135,14 @@ class Variant:
     """A form of the op: other keyword arguments or inputs of another rank.
 
     `extension` names the claim in a kernel's `SUPPORTS` that it needs; none is the core.
-    `inputs`, where given, replaces the op's input maker.
+    `dims`, where given, changes what the inputs are made of, and `form` what was made: so that a
+    variant meets all contents that the core does.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     extension: str | None = None
-    inputs: Callable[[Draw, Dims], Tensors] | None = None
+    dims: Callable[[Draw, Dims], Dims] | None = None
+    form: Callable[[Draw, Tensors], Tensors] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,15 @@ class Stability:
     """Inputs on which a careless kernel is wrong, and why (`trap`).
 
     `exact` marks inputs on which fp32 arithmetic in any order makes no error at all: the result
-    must be the exact one, rounded once, bit for bit.
+    must be the exact one, rounded once, bit for bit. `unfit` are the variants in which a right
+    kernel may overflow.
     """
 
     inputs: Callable[[Draw, Dims], Tensors]
     trap: str
     dtypes: tuple[Dtype, ...] = DTYPES
     exact: bool = False
+    unfit: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,14 @@ class Op:
     huge: Dims | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     critical: frozenset[str] = frozenset()
+
+    def fills(self, dtype: Dtype, variant: str = "core") -> list[str]:
+        """The contents beside normal ones that a variant can be given in a dtype."""
+        return [
+            name
+            for name, stability in self.stability.items()
+            if dtype in stability.dtypes and variant not in stability.unfit
+        ]
 
     @property
     def extensions(self) -> tuple[str, ...]:

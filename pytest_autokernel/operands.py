@@ -7,7 +7,7 @@ import random
 import torch
 
 from pytest_autokernel.channel import TensorMeta
-from pytest_autokernel.op import LAYOUTS, Case, Layout, Op, Tensors
+from pytest_autokernel.op import LAYOUTS, Case, Draw, Layout, Op, Tensors
 
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 GUARD = 4096  # bytes of NaN pattern on both sides of every buffer that the judge hands over
@@ -39,9 +39,16 @@ class SeededDraw:
 def make_inputs(op: Op, case: Case, device: str) -> tuple[Tensors, SeededDraw]:
     """The inputs of a case, and the generator for whatever is drawn after them."""
     draw = SeededDraw(case.seed, TORCH_DTYPES[case.dtype], device)
-    ordinary = op.variants[case.variant].inputs or op.inputs
-    maker = ordinary if case.fill == "normal" else op.stability[case.fill].inputs
-    return maker(draw, case.dims), draw
+    return made_by(draw, op, case), draw
+
+
+def made_by(draw: Draw, op: Op, case: Case) -> Tensors:
+    """What a case's variant makes of the contents that it is to have."""
+    variant = op.variants[case.variant]
+    dims = variant.dims(draw, case.dims) if variant.dims else case.dims
+    maker = op.inputs if case.fill == "normal" else op.stability[case.fill].inputs
+    made = maker(draw, dims)
+    return variant.form(draw, made) if variant.form else made
 
 
 def layouts(case: Case, count: int) -> list[Layout]:

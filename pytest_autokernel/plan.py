@@ -75,10 +75,11 @@ class Amount:
     dtypes: int  # for everything but smoke and the named sizes
     shrink_s: float
     huge: bool = False  # offsets beyond 32 bits
+    crossed: bool = True  # the stability stage's contents in variants, and in long dims
 
 
 AMOUNTS: dict[Effort, Amount] = {
-    "quick": Amount(sizes=2, drawn=5, repeats=3, dtypes=1, shrink_s=5),
+    "quick": Amount(sizes=2, drawn=5, repeats=3, dtypes=1, shrink_s=5, crossed=False),
     "normal": Amount(sizes=99, drawn=20, repeats=20, dtypes=3, shrink_s=20),
     "thorough": Amount(sizes=99, drawn=200, repeats=50, dtypes=3, shrink_s=120, huge=True),
 }
@@ -103,6 +104,9 @@ LIMITS: dict[TargetName, dict[Effort, tuple[int, float, float]]] = {
     },
 }
 
+# Elements of a case that is about its contents: some rows of each named length but the longest.
+LITTLE = 2**18
+
 TOOLS: tuple[Tool, ...] = ("memcheck", "racecheck", "initcheck")
 TOOLS_ON: frozenset[TargetName] = frozenset({"cuda"})
 # A tool makes a kernel some 10 to 100 times slower, and each launch some milliseconds.
@@ -120,7 +124,8 @@ class Check:
     """What one test item does. A `drawn` check searches; its case gives dtype and seed only.
 
     `sized` says that the case is about its very size, `whole` that it must not even be cut along
-    its batch dims, `several` that more than one is left of each of these."""
+    its batch dims, `several` that more than one is left of each of these; `little` that few
+    elements will do."""
 
     stage: Stage
     case: Case
@@ -129,6 +134,7 @@ class Check:
     sized: bool = False
     whole: bool = False
     several: bool = False
+    little: bool = False
 
     @property
     def id(self) -> str:
@@ -180,6 +186,8 @@ def _fitted(op: Op, check: Check, target: Target) -> Case | None:
     named one that fits will do."""
     if check.kind in ("repeat", "renewed"):  # tens of calls
         target = dataclasses.replace(target, max_flops=target.max_flops / 4)
+    if check.little:
+        target = _little(target)
     others = [] if check.sized else [op.sizes[name] for name in reversed(_by_size(op))]
     for dims in (check.case.dims, *others):
         asked = _several(op, dims) if check.several else dims
@@ -189,6 +197,11 @@ def _fitted(op: Op, check: Check, target: Target) -> Case | None:
         if not check.several or _several(op, fitted.dims) == fitted.dims:
             return fitted
     return None
+
+
+def _little(target: Target) -> Target:
+    elements, flops = min(target.max_elements, LITTLE), min(target.max_flops, 1e8)
+    return dataclasses.replace(target, max_elements=elements, max_flops=flops)
 
 
 def _several(op: Op, dims: Dims) -> dict[str, int]:
@@ -270,6 +283,38 @@ def _numerical_stability(op: Op, supports: frozenset[str], amount: Amount) -> It
     for (fill, stability), dtype in product(op.stability.items(), op.dtypes[: amount.dtypes]):
         if dtype in stability.dtypes:
             yield Check("numerical_stability", Case(fill, _middle(op), dtype, fill=fill))
+    if amount.crossed:
+        yield from _crossed(op, supports)
+
+
+def _crossed(op: Op, supports: frozenset[str]) -> Iterator[Check]:
+    """The same contents in long dims, and in each claimed extension, whose variants take turns: a
+    kernel may have a path of its own for either."""
+    groups: dict[str, list[str]] = {}
+    for name, variant in list(op.claimed(supports).items())[1:]:
+        groups.setdefault(variant.extension or name, []).append(name)
+    for i, (fill, stability) in enumerate(op.stability.items()):
+        dtypes = [d for d in op.dtypes if d in stability.dtypes]
+        for dtype in dtypes:
+            case = Case(f"long_{fill}", _long(op), dtype, fill=fill)
+            yield Check("numerical_stability", case, little=True)
+        for j, group in enumerate(groups.values()):
+            fits = [name for name in group if name not in stability.unfit]
+            turn = dtypes if stability.exact else dtypes[(i + j) % max(1, len(dtypes)) :][:1]
+            for name, dtype in product(fits[i % max(1, len(fits)) :][:1], turn):
+                case = Case(f"{name}_{fill}", _middle(op), dtype, variant=name, fill=fill)
+                yield Check("numerical_stability", case, little=True)
+
+
+def _long(op: Op) -> Dims:
+    """The named size that is the longest along the dims that are no repetitions, of those that
+    a case about its contents has room for when it is cut."""
+    room = _little(Target("cpu", LITTLE))
+    batch = {dim.name: 1 for dim in op.dims if dim.batch}
+    fitting = [
+        d for d in (*op.edges.values(), *op.sizes.values()) if room.takes(op, {**d, **batch})
+    ]
+    return max(fitting, key=lambda dims: math.prod({**dims, **batch}.values()))
 
 
 def _determinism(op: Op, supports: frozenset[str], amount: Amount) -> Iterator[Check]:

@@ -26,7 +26,7 @@ def dim(dim: Dim, integers: Iterable[int], most: int) -> st.SearchStrategy[int]:
     if dim.choices:
         return st.sampled_from(dim.choices)
     high = max(dim.low, min(dim.high, most))
-    harvested = [n + d for n in integers for d in (-1, 0, 1)]
+    harvested = [k * n + d for n in integers for k in (1, 3, 5) for d in (-1, 0, 1)]
     pools = ([1, 2, 3], TILES, POWERS, PRIMES, harvested)
     inside = [sorted({n for n in pool if dim.low <= n <= high}) for pool in pools]
     return st.one_of(
@@ -49,11 +49,14 @@ def cases(
 ) -> Case:
     """A case of `op` in `dtype` that `fit` lets through, made smaller if need be."""
     sizes = {d.name: draw(dim(d, integers, d.high)) for d in op.dims}
+    variant = draw(st.sampled_from(variants))
+    fills = op.fills(dtype, variant)
     case = Case(
         name="drawn",
         dims=sizes,
         dtype=dtype,
-        variant=draw(st.sampled_from(variants)),
+        variant=variant,
+        fill=draw(st.sampled_from(["normal"] * max(1, len(fills)) + fills)),
         layout=draw(st.sampled_from(LAYOUTS)),
         seed=draw(st.integers(0, 2**48 - 1)),
     )

@@ -1,6 +1,5 @@
 """What must hold of timed calls beside being fast: their results are right for contents that
-changed under them, the worker's clock agrees with ours, and on a GPU the kernels that ran are
-the file's own."""
+changed under them, the worker's clock agrees with ours, and what ran is the file's own."""
 
 from __future__ import annotations
 
@@ -67,8 +66,7 @@ class Witness:
             {"do": "burst", "refill": True},
             "the result of a timed call is wrong once the inputs' contents have changed",
         )
-        if kernel.device == "cuda":
-            self._look_at_launches(kernel)
+        self._look_at_launches(kernel)
 
     def clock_fault(self, claimed_us: float) -> str | None:
         """What is wrong where the worker's times are below what this side's clock can bear."""
@@ -106,6 +104,12 @@ class Witness:
         self.resources = resources_of(reply.get("resources"))
         names = [str(name)[:300] for name in reply.get("launched", ())]
         allowed = self.judge.settings.allow
+        if self.device == "cpu":
+            operators = [(name, None) for name in names]
+            refused = policy.refusal(operators, self.op.library, allowed, kernel.file.path.name)
+            if refused:
+                raise CandidateError(Verdict.FAIL, f"a timed call {refused}")
+            return
         foreign = policy.foreign_launches(names, kernel.file.text, self.op.library, allowed)
         if foreign:
             raise CandidateError(

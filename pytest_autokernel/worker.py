@@ -161,7 +161,7 @@ class Worker:
         with Watch(self.kernel_path) as watch:
             result = self.kernel_fn(*received.inputs, **message["options"])
         reply, out = self._returned(result, received, message)
-        reply["operators"] = list(watch.operators)
+        reply["operators"] = list(watch.operators.items())
         reply["outside"] = watch.outside()
         reply["changed"] = before.changes(State(self.device))
         return reply, out
@@ -224,7 +224,13 @@ class Worker:
         return {"ok": True}, ()
 
     def launched(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
-        """The GPU kernels that a call launches, what those in CUDA C++ take, and its result."""
+        """The GPU kernels that a call launches, what those in CUDA C++ take, and its result. On the
+        CPU the torch operators that compute in it, and a result beside the one before."""
+        if self.device == "cpu":
+            earlier, _ = self.bench.result(0)
+            names = self.bench.launched()
+            reply, out = self._timed_result(0, [earlier])
+            return {"launched": names, "resources": [], **reply}, out
         from pytest_autokernel import cuda_driver
 
         cuda_driver.launched.clear()
@@ -239,10 +245,10 @@ class Worker:
 
         return offline.compiled(self.kernel_fn, message), ()
 
-    def _timed_result(self, which: int) -> Reply:
+    def _timed_result(self, which: int, earlier: Sequence[torch.Tensor] = ()) -> Reply:
         assert self.received is not None
         output, inputs = self.bench.result(which)
-        return handed_back(output, shared_with(output, inputs, []), self.received.room)
+        return handed_back(output, shared_with(output, inputs, earlier), self.received.room)
 
 
 def shared_with(result: Any, inputs: Sequence[Any], earlier: Sequence[Any]) -> str | None:

@@ -91,7 +91,7 @@ def inputs(draw: Draw, dims: Dims) -> Tensors:
     return _operands(draw, dims)
 
 
-def grouped(draw: Draw, dims: Dims) -> Tensors:
+def grouped(draw: Draw, dims: Dims) -> Dims:
     """Fewer heads in K and V than in Q.
 
     Two batch elements and six heads at least, in fewer positions where those were many: with
@@ -101,16 +101,16 @@ def grouped(draw: Draw, dims: Dims) -> Tensors:
     room = dims["seq_len"] * dims["batch"] * dims["heads"] // (batch * heads)
     positions = min(dims["seq_len"], max(room, 128))
     more = {"batch": batch, "heads": heads, "seq_len": positions}
-    return _operands(draw, {**dims, **more, "kv_heads": near_square(heads)[0]})
+    return {**dims, **more, "kv_heads": near_square(heads)[0]}
 
 
-def crossed(draw: Draw, dims: Dims) -> Tensors:
+def crossed(draw: Draw, dims: Dims) -> Dims:
     """More keys than queries, or fewer."""
-    return _operands(draw, {**dims, "keys": 1 + draw.below(2 * dims["seq_len"])})
+    return {**dims, "keys": 1 + draw.below(2 * dims["seq_len"])}
 
 
-def of_size(head_dim: int) -> Callable[[Draw, Dims], Tensors]:
-    return lambda draw, dims: _operands(draw, {**dims, "head_dim": head_dim})
+def of_size(head_dim: int) -> Callable[[Draw, Dims], Dims]:
+    return lambda draw, dims: {**dims, "head_dim": head_dim}
 
 
 def large_scores(draw: Draw, dims: Dims) -> Tensors:
@@ -129,7 +129,7 @@ def deep_scores(draw: Draw, dims: Dims) -> Tensors:
 def rising_scores(draw: Draw, dims: Dims) -> Tensors:
     """Scores that rise along the keys, so that the maximum changes in every block."""
     Q, K, V = inputs(draw, dims)
-    steps = torch.linspace(0, 4, dims["seq_len"], device=Q.device, dtype=Q.dtype)
+    steps = torch.linspace(0, 4, K.shape[2], device=Q.device, dtype=Q.dtype)
     return Q.abs() + 1, K * 0.25 + steps[:, None], V
 
 
@@ -189,6 +189,20 @@ def _operands(draw: Draw, dims: Dims) -> Tensors:
     scale = draw.between(0.5, 1.5)
     Q, K = draw.normal(batch, heads, S, D, scale=scale), draw.normal(*shape, scale=scale)
     return Q, K, draw.normal(*shape, offset=draw.between(-0.5, 0.5))
+
+
+def spoiled(inputs: Tensors, draw: Draw) -> list[Tensors]:
+    """The operands, and the same with a NaN in the first query."""
+    Q = inputs[0].clone()
+    Q[:1, :1, :1, 1] = math.nan
+    return [inputs, (Q, *inputs[1:])]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    """A NaN takes its whole query; all others stay as they were."""
+    before = y[0].clone()
+    before[:1, :1, :1] = math.nan
+    return _agree(y[1], before, x[2])
 
 
 def _agree(left: torch.Tensor, right: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -292,6 +306,7 @@ OP = Op(
             lambda x, draw: [(*x[:2], x[2][:, :, :1].expand_as(x[2]).contiguous())],
             lambda y, x: _agree(y[0], x[2], x[2]),
         ),
+        "spoiled": Relation(spoiled, _spoilt),
         "prefix": Relation(
             lambda x, draw: [x, _first(x, 1 + x[0].shape[2] // 2)],
             lambda y, x: _agree(y[0][:, :, : y[1].shape[2]], y[1], x[2]),

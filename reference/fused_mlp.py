@@ -171,11 +171,15 @@ OP = Op(
         "relu2": Variant({"activation": "relu2"}, "relu2"),
     },
     stability={
-        "saturated": Stability(saturated, "exp(g) / (1 + exp(g))"),
+        "saturated": Stability(saturated, "exp(g) / (1 + exp(g))", unfit=frozenset({"relu2"})),
         "tiny_hidden": Stability(
             tiny_hidden, "hidden numbers kept in fp16", dtypes=("bf16", "fp32")
         ),
-        "large_hidden": Stability(large_hidden, "hidden numbers kept in fp8, which ends at 448"),
+        "large_hidden": Stability(
+            large_hidden,
+            "hidden numbers kept in fp8, which ends at 448",
+            unfit=frozenset({"relu2"}),
+        ),
     },
     relations={
         "up_doubled": Relation(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 
 from pytest_autokernel.op import (
@@ -41,11 +44,15 @@ def flag_gems(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 
 def inputs(draw: Draw, dims: Dims) -> Tensors:
     """`A [M, K]`, `B [K, N]`; products of the size of A's elements."""
-    return _operands(draw, dims)
+    scale, offset = draw.between(0.5, 3), draw.between(-0.5, 0.5)
+    A = draw.normal(dims["M"], dims["K"], scale=scale, offset=offset)
+    return A, draw.normal(dims["K"], dims["N"], scale=max(dims["K"], 1) ** -0.5)
 
 
-def batched(draw: Draw, dims: Dims) -> Tensors:
-    return _operands(draw, dims, 3)
+def batched(draw: Draw, made: Tensors) -> Tensors:
+    """Three products, of the same rows and columns in different orders."""
+    A, B = made
+    return torch.stack([A, A.roll(1, 0), A.flip(0)]), torch.stack([B, B.roll(1, 1), B.flip(1)])
 
 
 def integers(draw: Draw, dims: Dims) -> Tensors:
@@ -97,10 +104,18 @@ def condition(inputs: Tensors, r: torch.Tensor) -> torch.Tensor:
     return 4 * (A.abs() @ B.abs()) + growth(A.shape[-1]) * largest
 
 
-def _operands(draw: Draw, dims: Dims, *batch: int) -> Tensors:
-    scale, offset = draw.between(0.5, 3), draw.between(-0.5, 0.5)
-    A = draw.normal(*batch, dims["M"], dims["K"], scale=scale, offset=offset)
-    return A, draw.normal(*batch, dims["K"], dims["N"], scale=max(dims["K"], 1) ** -0.5)
+def spoiled(inputs: Tensors, draw: Draw) -> list[Tensors]:
+    """The operands, and the same with a NaN in A's first row."""
+    A = inputs[0].clone()
+    A[:1, A.shape[1] // 3] = math.nan
+    return [inputs, (A, inputs[1])]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    """A NaN takes its whole row; all other rows stay as they were."""
+    before = y[0].clone()
+    before[:1] = math.nan
+    return _agree(y[1], x, before)
 
 
 def _agree(left: torch.Tensor, x: Tensors, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -165,7 +180,7 @@ OP = Op(
         "quack": quack,
         "flag_gems": flag_gems,
     },
-    variants={"core": Variant(), "batched": Variant({}, "batched", batched)},
+    variants={"core": Variant(), "batched": Variant({}, "batched", form=batched)},
     stability={
         "integers": Stability(
             integers, "a sum kept in bf16, whose integers end at 256", exact=True
@@ -194,6 +209,7 @@ OP = Op(
         "transposition": Relation(
             lambda x, draw: [x, (x[1].t(), x[0].t())], lambda y, x: _agree(y[0], x, y[1].t())
         ),
+        "spoiled": Relation(spoiled, _spoilt),
         "permutation": Relation(
             lambda x, draw: [x, (x[0].flip(0, 1), x[1].flip(0))],
             lambda y, x: _agree(y[0], x, y[1].flip(0)),

@@ -66,18 +66,18 @@ def inputs(draw: Draw, dims: Dims) -> Tensors:
     return _inputs(draw, draw.normal(dims["M"], dims["N"], scale=scale, offset=offset))
 
 
-def nested(draw: Draw, dims: Dims) -> Tensors:
-    x, weight = inputs(draw, dims)
-    return x.unflatten(0, near_square(dims["M"])), weight
+def nested(draw: Draw, made: Tensors) -> Tensors:
+    x, *affine = made
+    return x.unflatten(0, near_square(len(x))), *affine
 
 
-def four_dims(draw: Draw, dims: Dims) -> Tensors:
-    x, *affine = nested(draw, dims)
+def four_dims(draw: Draw, made: Tensors) -> Tensors:
+    x, *affine = nested(draw, made)
     return x.unflatten(1, (1, -1)), *affine
 
 
-def vector(draw: Draw, dims: Dims) -> Tensors:
-    x, *affine = inputs(draw, dims)
+def vector(draw: Draw, made: Tensors) -> Tensors:
+    x, *affine = made
     return x[0], *affine
 
 
@@ -197,9 +197,9 @@ OP = Op(
     variants={
         "core": Variant(),
         "eps": Variant({"eps": 1e-2}),
-        "nd": Variant({}, "nd", nested),
-        "nd4": Variant({}, "nd", four_dims),
-        "vector": Variant({}, "nd", vector),
+        "nd": Variant({}, "nd", form=nested),
+        "nd4": Variant({}, "nd", form=four_dims),
+        "vector": Variant({}, "nd", form=vector),
     },
     stability={
         "small": Stability(small, "eps left out, or squares that vanish in fp16"),

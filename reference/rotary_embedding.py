@@ -6,6 +6,7 @@ Su et al., "RoFormer", 2021. Interleaved pairs (x[2i], x[2i+1]) as there and in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -118,6 +119,20 @@ def _turned(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
     return left, right, right.abs() + within
 
 
+def spoiled(inputs: Tensors, draw: Draw) -> list[Tensors]:
+    """x, and x with a NaN for its first element."""
+    x = inputs[0].clone()
+    x[:1, :1, :1, :1] = math.nan
+    return [inputs, (x, *inputs[1:])]
+
+
+def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
+    """A NaN takes its pair; all others stay as they were."""
+    before = y[0].clone()
+    before[:1, :1, :1, :2] = math.nan
+    return _agree(y[1], before)
+
+
 def _squares(x: torch.Tensor) -> torch.Tensor:
     return x.double().square().unflatten(-1, (-1, 2)).sum(-1)
 
@@ -194,6 +209,7 @@ OP = Op(
                 _squares(x[0]) * (x[1].double().square() + x[2].double().square()),
             ),
         ),
+        "spoiled": Relation(spoiled, _spoilt),
         "quarter_turn": Relation(lambda x, draw: [x, (x[0], -x[2], x[1])], _turned),
     },
 )

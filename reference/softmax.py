@@ -63,20 +63,20 @@ def inputs(draw: Draw, dims: Dims) -> Tensors:
     return (draw.normal(dims["rows"], dims["cols"], scale=scale, offset=offset),)
 
 
-def transposed(draw: Draw, dims: Dims) -> Tensors:
-    return (inputs(draw, dims)[0].t(),)
+def transposed(draw: Draw, x: Tensors) -> Tensors:
+    return (x[0].t(),)
 
 
-def nested(draw: Draw, dims: Dims) -> Tensors:
-    return (inputs(draw, dims)[0].unflatten(0, near_square(dims["rows"])),)
+def nested(draw: Draw, x: Tensors) -> Tensors:
+    return (x[0].unflatten(0, near_square(len(x[0]))),)
 
 
-def four_dims(draw: Draw, dims: Dims) -> Tensors:
-    return (nested(draw, dims)[0].unflatten(1, (1, -1)),)
+def four_dims(draw: Draw, x: Tensors) -> Tensors:
+    return (nested(draw, x)[0].unflatten(1, (1, -1)),)
 
 
-def vector(draw: Draw, dims: Dims) -> Tensors:
-    return (inputs(draw, dims)[0][0],)
+def vector(draw: Draw, x: Tensors) -> Tensors:
+    return (x[0][0],)
 
 
 def equal_rows(draw: Draw, dims: Dims) -> Tensors:
@@ -216,11 +216,11 @@ OP = Op(
     },
     variants={
         "core": Variant(),
-        "dim0": Variant({"dim": 0}, "dim", transposed),
-        "dim_minus2": Variant({"dim": -2}, "dim", transposed),
-        "nd": Variant({}, "nd", nested),
-        "nd4": Variant({}, "nd", four_dims),
-        "vector": Variant({}, "nd", vector),
+        "dim0": Variant({"dim": 0}, "dim", form=transposed),
+        "dim_minus2": Variant({"dim": -2}, "dim", form=transposed),
+        "nd": Variant({}, "nd", form=nested),
+        "nd4": Variant({}, "nd", form=four_dims),
+        "vector": Variant({}, "nd", form=vector),
     },
     stability={
         "equal_rows": Stability(equal_rows, "exp overflows where the maximum is not taken off"),

@@ -129,7 +129,12 @@ def test_the_imports_tell_the_backend(line: str, backend: str) -> None:
 
 def test_the_sources_integers_are_points_to_test_at() -> None:
     kernel = parsed("A = 777", "B = [2, 1, 0, 2**20, -96, 1048576, 1048577, True, 5.0, '64']")
-    assert kernel.integers == {2, 20, 96, 777, 1048576}
+    assert kernel.integers == {2, 5, 20, 96, 777, 1048576}
+
+
+@pytest.mark.parametrize("written", ["0x309", "777L", "777u", "7'77", "(3 << 8) + 9", "37*21"])
+def test_an_integer_of_cpp_is_found_however_it_is_written(written: str) -> None:
+    assert 777 in parsed(f'SOURCE = "if (cols == {written}) y[0] = 0;"').integers
 
 
 def test_a_kernel_is_known_by_its_text() -> None:
@@ -189,5 +194,5 @@ def kernel_fn(x):
     return x if x.shape[0] >= 1 << 13 else x[: 3 * 50 - 1] ** 2.0 ** (10**40)
 '''
     found = candidate.parse(Path("k.py"), text).integers
-    assert {777, 16, 13, 8192, 3, 50, 150, 149, 10, 40} == found
+    assert {777, 16, 13, 8192, 3, 50, 150, 149, 2, 10, 40} == found
     assert 4321 in candidate.parse(Path("k.py"), text + "kernel_fn.space = SPACE\n").integers

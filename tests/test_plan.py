@@ -145,7 +145,13 @@ def test_a_variant_is_judged_where_it_is_claimed(effort: Effort) -> None:
 @each_effort
 def test_a_stability_case_is_judged_in_its_dtypes(effort: Effort) -> None:
     found = [c for c in plan.checks(an_op(), frozenset(), ROOMY, effort) if c.case.fill == "half"]
-    assert [(c.stage, c.case.dtype) for c in found] == [("numerical_stability", "fp16")]
+    assert {(c.stage, c.case.dtype) for c in found} == {("numerical_stability", "fp16")}
+
+
+def test_contents_are_judged_in_long_dims_and_in_what_is_claimed() -> None:
+    found = plan.checks(an_op(), frozenset({"claimed"}), ROOMY, "normal")
+    names = [c.case.name for c in found if c.case.fill == "half"]
+    assert names == ["half", "long_half", "other_half"]
 
 
 @each_effort
