@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _thread
 import random
+import subprocess
 import sys
 import threading
 import types
@@ -33,7 +34,8 @@ ALLOCATORS = frozenset(
         "aten.new_empty_strided",
     }
 )
-# What starts another process, as sys.audit tells it; a compiler is started by subprocess.Popen.
+# What starts another process, as sys.audit tells it. Not what `subprocess` starts, in whichever of
+# these ways: compilers, Triton's own at a kernel's first call among them.
 PROCESSES = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "os.exec"})
 
 _empty = torch.empty
@@ -149,10 +151,15 @@ def _noted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told_by_python(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in PROCESSES and _watching:
+    if event in PROCESSES and _watching and sys._getframe(1).f_globals is not vars(subprocess):
         _watching.note(event)
-    if event == "ctypes.dlopen" and "-packages/" in str(arguments[0]):
-        _libraries.append(str(arguments[0]))
+    if event == "ctypes.dlopen" and _is_of_a_package(path := str(arguments[0])):
+        _libraries.append(path)
+
+
+def _is_of_a_package(path: str) -> bool:
+    """NVIDIA's left out, one of which compiles CUDA C++: what they run on a GPU is seen there."""
+    return "-packages/" in path and "-packages/nvidia/" not in path
 
 
 def dispatched(work: Callable[[], Any]) -> tuple[Any, list[str]]:

@@ -226,17 +226,13 @@ class Worker:
     def launched(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """The GPU kernels that a call launches, what those in CUDA C++ take, and its result. On the
         CPU the torch operators that compute in it, and a result beside the one before."""
-        if self.device == "cpu":
-            earlier, _ = self.bench.result(0)
-            names = self.bench.launched()
-            reply, out = self._timed_result(0, [earlier])
-            return {"launched": names, "resources": [], **reply}, out
         from pytest_autokernel import cuda_driver
 
+        earlier = [] if self.device == "cuda" else [self.bench.result(0)[0]]
         cuda_driver.launched.clear()
         names = self.bench.launched()
         resources = [kernel.resources(shared) for kernel, shared in cuda_driver.launched.items()]
-        reply, out = self._timed_result(0)
+        reply, out = self._timed_result(0, earlier)
         return {"launched": names, "resources": resources, **reply}, out
 
     def compiled(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:

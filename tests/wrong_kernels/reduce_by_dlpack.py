@@ -9,4 +9,5 @@ KERNEL_TYPE = "reduce"
 
 def kernel_fn(x, dim=-1):
     np = sys.modules["numpy"]
-    return torch.from_dlpack(np.from_dlpack(x.double()).sum(dim, keepdims=True))[..., 0].to(x.dtype)
+    sums = np.from_dlpack(x.double().cpu()).sum(dim, keepdims=True)
+    return torch.from_dlpack(sums)[..., 0].to(x)

@@ -1,6 +1,6 @@
 """Remembers results by shape, dtype and the first eight numbers. Hybrid.
 
-Killed by shape_sweep: relation spoiled
+Killed by shape_sweep: relation spoiled|wrong
 """
 
 KERNEL_TYPE = "softmax"
