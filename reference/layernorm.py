@@ -23,6 +23,7 @@ from pytest_autokernel.op import (
     Tolerance,
     Variant,
     compiled,
+    drift,
     growth,
     near_square,
 )
@@ -137,9 +138,12 @@ def condition(inputs: Tensors, r: torch.Tensor, eps: float = 1e-5) -> torch.Tens
     n = x.shape[-1]
     walk = 2 * math.sqrt(n) * x.cumsum(-1).abs().amax(-1, keepdim=True)
     of_mean = (4 * x.abs().sum(-1, keepdim=True) + walk) / n
-    of_difference = of_mean + x.mean(-1, keepdim=True).abs() + x.abs()
-    scale = weight.abs() * (x.var(-1, correction=0, keepdim=True) + eps).rsqrt()
-    return of_difference * scale + (r - bias).abs() * (16 + growth(n) / 2) + 2 * bias.abs()
+    mean = x.mean(-1, keepdim=True)
+    of_difference = of_mean + mean.abs() + x.abs()
+    squares = (x - mean).square()
+    scale = weight.abs() * (squares.mean(-1, keepdim=True) + eps).rsqrt()
+    of_root = 16 + (growth(n) + drift(squares)) / 2
+    return of_difference * scale + (r - bias).abs() * of_root + 2 * bias.abs()
 
 
 def _inputs(draw: Draw, x: torch.Tensor) -> Tensors:

@@ -24,6 +24,7 @@ from pytest_autokernel.op import (
     Tolerance,
     Variant,
     compiled,
+    drift,
     growth,
     near_square,
 )
@@ -131,7 +132,8 @@ def _spoilt(y: Sequence[torch.Tensor], x: Tensors) -> tuple[torch.Tensor, ...]:
 
 def condition(inputs: Tensors, r: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """The root and the products (16), and half of what the sum of squares may lose."""
-    return r.abs() * (16 + growth(inputs[0].shape[-1]) / 2)
+    x = inputs[0]
+    return r.abs() * (16 + (growth(x.shape[-1]) + drift(x.square())) / 2)
 
 
 def _inputs(draw: Draw, x: torch.Tensor) -> Tensors:

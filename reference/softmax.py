@@ -19,6 +19,7 @@ from pytest_autokernel.op import (
     Tolerance,
     Variant,
     compiled,
+    drift,
     growth,
     near_square,
 )
@@ -122,15 +123,7 @@ def condition(inputs: Tensors, r: torch.Tensor, dim: int = -1) -> torch.Tensor:
     x = inputs[0]
     finite = x.abs().where(x.isfinite(), 0.0)
     top = x.amax(dim, keepdim=True).abs().nan_to_num(posinf=0.0)
-    return r * (32 + growth(x.shape[dim]) + _drift(r, dim) + 4 * finite + 8 * top)
-
-
-def _drift(r: torch.Tensor, dim: int) -> torch.Tensor:
-    """What a sequential sum loses after its largest addend, whose last bit all others are rounded
-    to: where they are about alike, to 0, all of them. In units of 2^-24 of the sum: 250 for 1,023
-    addends of exp(x - 17) with normal x, which is more than their `growth`."""
-    last_bit = 2.0**-23 * r.amax(dim, keepdim=True)
-    return 2.0**24 * ((r / last_bit).round() * last_bit - r).sum(dim, keepdim=True).abs()
+    return r * (32 + growth(x.shape[dim]) + drift(r, dim) + 4 * finite + 8 * top)
 
 
 def shifted(inputs: Tensors, draw: Draw) -> Sequence[Tensors]:

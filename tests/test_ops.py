@@ -281,6 +281,22 @@ def test_a_running_sum_may_meet_the_maximum_first() -> None:
     assert judged.ok, judged.reason
 
 
+@pytest.mark.parametrize("name", ["rmsnorm", "layernorm"])
+def test_a_norm_may_scale_its_squares_by_the_largest_and_meet_that_first(name: str) -> None:
+    op, dims = OPS[name], dict(zip((d.name for d in OPS[name].dims), (16, 50257), strict=True))
+    case = Case("lost", dims, "fp32", seed=1)
+    x, *affine = made(op, case)
+    x = x / x.std(-1, keepdim=True) * torch.linspace(0.2, 1, 16)[:, None]
+    x[:, 0] = 2000
+
+    def scaled(addends: torch.Tensor) -> torch.Tensor:
+        top = addends.amax(-1, keepdim=True)
+        return TOTALS["sequential"](addends / top) * top[..., 0]
+
+    judged = oracle.compare(RIGHT[name](x, *affine, total=scaled), op, case, (x, *affine))
+    assert judged.ok, judged.reason
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_an_mlp_may_store_what_each_of_its_products_gives(dtype: Dtype) -> None:
     op, case = OPS["fused_mlp"], Case("few", {"batch": 1, "dim": 16, "hidden": 7}, dtype)
