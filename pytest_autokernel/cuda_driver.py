@@ -23,7 +23,7 @@ Dim3 = int | tuple[int, ...]
 # What cuda.h calls CU_FUNC_ATTRIBUTE_*.
 ATTRIBUTES = {"shared_bytes": 1, "local_bytes": 3, "registers": 4}
 MAX_DYNAMIC_SHARED = 8
-PLAIN_SHARED = 48 * 1024  # bytes of dynamic shared memory that a launch may have unasked
+PLAIN_SHARED = 48 * 1024  # bytes of shared memory that a block may have unasked, in all
 # CUtensorMapDataType, CUtensorMapSwizzle, CUtensorMapL2promotion; a CUtensorMap's bytes.
 MAP_TYPES = {"torch.float16": 6, "torch.float32": 7, "torch.bfloat16": 9}
 SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}
@@ -69,7 +69,9 @@ class CudaKernel:
 
     def allow(self, shared: int, device: int) -> None:
         """Let launches on the device have so much dynamic shared memory. Raises RuntimeError."""
-        if shared > self._most_shared.get(device, PLAIN_SHARED):
+        if device not in self._most_shared:
+            self._most_shared[device] = PLAIN_SHARED - self._attribute("shared_bytes", device)
+        if shared > self._most_shared[device]:
             _call("cuKernelSetAttribute", MAX_DYNAMIC_SHARED, shared, self.handle, device)
             self._most_shared[device] = shared
 
@@ -78,12 +80,15 @@ class CudaKernel:
         registers) per thread, and bytes of shared memory per block, `shared` of them dynamic."""
         import torch
 
-        found: dict[str, Any] = {"kernel": self.name}
-        value, device = ctypes.c_int(), torch.cuda.current_device()
-        for name, attribute in ATTRIBUTES.items():
-            _call("cuKernelGetAttribute", ctypes.byref(value), attribute, self.handle, device)
-            found[name] = value.value
-        return {**found, "shared_bytes": found["shared_bytes"] + shared}
+        device = torch.cuda.current_device()
+        found = {name: self._attribute(name, device) for name in ATTRIBUTES}
+        return {"kernel": self.name, **found, "shared_bytes": found["shared_bytes"] + shared}
+
+    def _attribute(self, name: str, device: int) -> int:
+        value = ctypes.c_int()
+        of = (ctypes.byref(value), ATTRIBUTES[name], self.handle, device)
+        _call("cuKernelGetAttribute", *of)
+        return value.value
 
 
 # Kernels that were launched, and with how much dynamic shared memory the last time.
@@ -124,7 +129,7 @@ class Launch:
         device = self._get_device()
         with self._lock:
             self._write(0, arguments)
-            if self._shared > PLAIN_SHARED:
+            if self._shared:
                 self._kernel.allow(self._shared, device)
             self._config.stream = self._get_stream(device)
             result = self._launch(*self._arguments)

@@ -208,7 +208,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.result = 0
+        self.result = self.attribute = 0
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         def call(*arguments: Any) -> int:
@@ -217,6 +217,8 @@ class Driver:
                 pointers = (ctypes.c_void_p * Loaded.num_arguments).from_address(arguments[2])
                 values = [ctypes.c_int64.from_address(p).value for p in pointers]
                 arguments = ([getattr(config, field) for field, _ in config._fields_], values)
+            if name == "cuKernelGetAttribute":
+                arguments[0]._obj.value = self.attribute
             self.calls.append((name, *arguments))
             return self.result if name != "cuGetErrorName" else 0
 
@@ -256,13 +258,18 @@ def test_each_launch_has_its_own_size_and_arguments(driver: Driver) -> None:
     assert sizes == [([3, 1, 1, 8, 4, 1], 3), ([3, 2, 4, 8, 4, 1], 9), ([3, 1, 1, 8, 4, 1], 3)]
 
 
-def test_more_than_48_kb_of_shared_memory_are_asked_for_once(driver: Driver) -> None:
+@pytest.mark.parametrize(("own", "unasked"), [(0, 48 * 1024), (1024, 47 * 1024)])
+def test_more_than_48_kb_of_shared_memory_are_asked_for_once(
+    driver: Driver, own: int, unasked: int
+) -> None:
+    driver.attribute = own
     kernel = cuda.CudaKernel("scale", Loaded())
-    for shared in (48 * 1024, 100_000, 90_000):
+    for shared in (unasked, unasked + 16, 40_000):
         kernel(1, 32, 0, 0, 0, 0, shared=shared)
-    names = [name for name, *_ in driver.calls]
+    names = [name for name, *_ in driver.calls if name != "cuKernelGetAttribute"]
     assert names == ["cuLaunchKernelEx", "cuKernelSetAttribute", *["cuLaunchKernelEx"] * 2]
-    assert driver.calls[1][1:] == (cuda_driver.MAX_DYNAMIC_SHARED, 100_000, 77, 0)
+    (asked,) = (call for call in driver.calls if call[0] == "cuKernelSetAttribute")
+    assert asked[1:] == (cuda_driver.MAX_DYNAMIC_SHARED, unasked + 16, 77, 0)
 
 
 def test_a_prepared_launch_is_called_with_the_arguments_that_are_not_set(driver: Driver) -> None:
