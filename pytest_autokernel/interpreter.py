@@ -1,8 +1,9 @@
-"""Triton's interpreter (3.6, 3.7.1), put right where it would have right kernels refused.
+"""Triton's interpreter (3.4, 3.6, 3.7.1), put right where it would have right kernels refused.
 
 It holds bf16 as 16-bit integers, and computes with these: products and sums of bf16 are noise, and
-casts to it drop bits. Here they are computed in fp32 and rounded to nearest even. And it has no
-driver to time the configurations of `@triton.autotune` by: the first is taken.
+casts to it drop bits. Here they are computed in fp32 and rounded to nearest even. It has no driver
+to time the configurations of `@triton.autotune` by: the first is taken. And before 3.7 it takes a
+loop's bounds for what NumPy 2.4 no longer makes an integer of.
 
 Not covered: reductions and atomics of bf16, inline assembly, libdevice.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
@@ -35,6 +37,7 @@ def mend() -> None:
     # Which Triton's frontend asks for where a kernel names a constant of bf16.
     InterpreterBuilder.get_bf16 = lambda self, value: _narrowed(self.get_fp32(value))
     InterpreterBuilder.cast_impl = _casting(InterpreterBuilder.cast_impl)
+    interpreter._patch_lang_tensor = _indexing(interpreter._patch_lang_tensor)
 
 
 def _in_fp32(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +63,14 @@ def _casting(method: Callable[..., Any]) -> Callable[..., Any]:
         return src if _is_bf16(src) else _narrowed(method(self, src, tl.float32))
 
     return cast
+
+
+def _indexing(patch: Callable[..., None]) -> Callable[..., None]:
+    def patched(tensor: Any, *scope: Any) -> None:
+        patch(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.squeeze())
+
+    return patched
 
 
 def _is_bf16(value: Any) -> bool:
