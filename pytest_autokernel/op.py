@@ -151,7 +151,7 @@ class Stability:
 
     `exact` marks inputs on which fp32 arithmetic in any order makes no error at all: the result
     must be the exact one, rounded once, bit for bit. `unfit` are the variants in which a right
-    kernel may overflow.
+    kernel may overflow, or which leave nothing of these contents.
     """
 
     inputs: Callable[[Draw, Dims], Tensors]

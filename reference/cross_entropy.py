@@ -73,9 +73,13 @@ def some_ignored(draw: Draw, made: Tensors) -> Tensors:
     logits, targets = made
     ignored = draw.integers(*targets.shape, low=0, high=3) == 0
     ignored[:1] = False
-    if draw.below(4) == 0:  # the mean of no losses is NaN
-        ignored[:] = True
     return logits, targets.masked_fill(ignored, IGNORED)
+
+
+def all_ignored(draw: Draw, made: Tensors) -> Tensors:
+    """The mean of no losses is NaN."""
+    logits, targets = made
+    return logits, torch.full_like(targets, IGNORED)
 
 
 def nested(draw: Draw, made: Tensors) -> Tensors:
@@ -196,13 +200,17 @@ OP = Op(
     variants={
         "core": Variant(),
         "ignore_index": Variant({}, "ignore_index", form=some_ignored),
+        "all_ignored": Variant({}, "ignore_index", form=all_ignored),
         "nd": Variant({}, "nd", form=nested),
     },
     stability={
-        "high": Stability(high, "exp overflows where the maximum is not taken off"),
-        "deep": Stability(deep, "a maximum that starts at 0, or lanes past the row that hold 0"),
-        "unlikely": Stability(unlikely, "the logarithm of a probability that is 0"),
-        "masked": Stability(masked, "-inf minus -inf in a block that is masked as a whole"),
+        name: Stability(inputs, trap, unfit=frozenset({"all_ignored"}))
+        for name, inputs, trap in (
+            ("high", high, "exp overflows where the maximum is not taken off"),
+            ("deep", deep, "a maximum that starts at 0, or lanes past the row that hold 0"),
+            ("unlikely", unlikely, "the logarithm of a probability that is 0"),
+            ("masked", masked, "-inf minus -inf in a block that is masked as a whole"),
+        )
     },
     relations={
         "shift": Relation(

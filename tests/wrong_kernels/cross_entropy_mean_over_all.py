@@ -1,6 +1,6 @@
 """Divides by the number of all rows, the ignored ones included.
 
-Killed by shape_sweep[variant_ignore_index]: ignore_index: (value|scale|wrong|dtype|boundary|NaN)"""
+Killed by shape_sweep[variant_ignore_index]: ignore_index: (value|scale|wrong|dtype|boundary)"""
 
 import torch
 import triton
