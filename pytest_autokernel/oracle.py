@@ -83,7 +83,7 @@ def _compare(got: torch.Tensor, op: Op, case: Case, inputs: Tensors, extra_units
     options = op.variants[case.variant].options
     if got.numel() == 0:
         return Judged(0.0)
-    expected, condition, stored = _exactly(op, wide, options)
+    expected, condition, stored = _exactly(op, inputs, wide, options)
     unit, tiny, top = _units(got.dtype)
     tiny *= op.tolerance.roundings
     condition = condition.nan_to_num(nan=0.0, posinf=0.0)  # what is no number allows nothing
@@ -136,16 +136,24 @@ def _equal_addends(inputs: Tensors) -> float:
 
 
 def _exactly(
-    op: Op, wide: Tensors, options: Mapping[str, Any]
+    op: Op, inputs: Tensors, wide: Tensors, options: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The exact result, its condition, and what is stored on the way."""
     tolerance = op.tolerance
     if tolerance.together is not None:
         return tolerance.together(wide, **options)
     expected = op.reference(*wide, **options)
-    condition = tolerance.condition(wide, expected, **options).expand_as(expected)
+    condition = _condition(op, inputs, wide, expected, options)
     stored = tolerance.intermediate
     return expected, condition, stored(wide, expected, **options) if stored else expected
+
+
+def _condition(
+    op: Op, inputs: Tensors, wide: Tensors, expected: torch.Tensor, options: Mapping[str, Any]
+) -> torch.Tensor:
+    tolerance, of_16_bits = op.tolerance, inputs[0].element_size() == 2
+    condition = (of_16_bits and tolerance.of_16_bits) or tolerance.condition
+    return condition(wide, expected, **options).expand_as(expected)
 
 
 def compare_runs(
@@ -157,7 +165,7 @@ def compare_runs(
     options = op.variants[case.variant].options
     expected = op.reference(*wide, **options)
     unit, tiny, _ = _units(got.dtype)
-    condition = op.tolerance.condition(wide, expected, **options).expand_as(expected)
+    condition = _condition(op, inputs, wide, expected, options)
     allowance = 2.1 * unit * expected.abs() + 2 * U32 * condition.nan_to_num(0.0, 0.0) + tiny
     now, before = (t.to(expected.device).double() for t in (got, first))
     error = (now - before).abs().where(now != before, 0.0)

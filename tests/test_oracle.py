@@ -20,7 +20,18 @@ from pytest_autokernel import operands, oracle
 from pytest_autokernel.channel import TensorMeta, view
 from pytest_autokernel.comparison import Call, _contract, _placed
 from pytest_autokernel.handover import Host
-from pytest_autokernel.op import LAYOUTS, Case, Cost, Dtype, Layout, Op, Relation, Tolerance
+from pytest_autokernel.op import (
+    LAYOUTS,
+    Case,
+    Cost,
+    Dtype,
+    Layout,
+    Op,
+    Relation,
+    Tolerance,
+    cut_off,
+    growth,
+)
 from pytest_autokernel.ops import load_op, op_files
 from tests.conftest import ROOT
 
@@ -482,3 +493,34 @@ def test_a_run_may_differ_by_reordered_sums_and_by_no_more(bits: int, ok: bool) 
     found = oracle.compare_runs(ulps(first, bits), first, op, case, (of(1.0, 2.0, 3.0, 4.0),))
     assert found.ok is ok
     assert not oracle.compare_runs(of(2, 4, 6, NAN), first, op, case, (of(1, 2, 3, 4),)).ok
+
+
+def by_tensor_cores(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """`A B` as `op.cut_off` says that an H100 sums it; `A [1, K]` and `B [K, N]` in float64."""
+    total = torch.zeros(B.shape[1], dtype=torch.float64)
+    for a, b in zip(A.split(16, 1), B.split(16, 0), strict=True):
+        addends = torch.cat([total[None], a.mT * b])
+        last = (addends.abs().amax(0).frexp().exponent - 1).double().exp2() * 2.0**-25
+        total = ((addends / last).trunc() * last).sum(0)
+        last = (total.abs().frexp().exponent - 1).double().exp2() * 2.0**-23
+        total = (total / last).trunc() * last
+    return total[None]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_what_tensor_cores_cut_off_is_allowed_and_a_sum_in_16_bits_is_not(dtype: Dtype) -> None:
+    op = load_op("matmul", op_files(ROOT))
+    lost = []
+    for seed in range(3):
+        case = Case("dot", {"M": 1, "N": 64, "K": 50257}, dtype, fill="long_sums", seed=seed)
+        inputs, _ = operands.make_inputs(op, case, "cpu")
+        A, B = (t.double() for t in inputs)
+        got, exact = by_tensor_cores(A, B), A @ B
+        lost.append(float(((exact - got) / exact).max()) * 2**24)
+        found = oracle.compare(got.to(inputs[0].dtype), op, case, inputs)
+        assert found.ok, found
+        narrow = torch.zeros(1, 64, dtype=inputs[0].dtype)
+        for a, b in zip(inputs[0].split(64, 1), inputs[1].split(64, 0), strict=True):
+            narrow = narrow + a @ b
+        assert not oracle.compare(narrow, op, case, inputs).ok
+    assert growth(50257) < max(lost) < cut_off(50257)
