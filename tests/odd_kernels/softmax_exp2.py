@@ -12,7 +12,7 @@ KERNEL_TYPE = "softmax"
 @triton.jit
 def softmax_rows(x, y, cols, scale, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * cols
-    top, total = -float("inf"), 0.0
+    top, total = -3.0e38, 0.0  # not -inf, which less -inf is no number: a block may be masked whole
     for start in range(0, cols, BLOCK):
         col = start + tl.arange(0, BLOCK)
         v = tl.load(x + at + col, mask=col < cols, other=-float("inf")).to(tl.float32) * scale
