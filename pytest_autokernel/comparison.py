@@ -6,10 +6,12 @@ Started by process.spawn, with a descriptor of its channel for argument.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ import torch
 from pytest_autokernel import operands, oracle
 from pytest_autokernel.ceilings import event_floor_us, measure_ceilings
 from pytest_autokernel.channel import Channel, ChannelError, TensorMeta, view
-from pytest_autokernel.device_memory import Pool, can_share
+from pytest_autokernel.device_memory import OutOfDeviceMemory, Pool, can_share
 from pytest_autokernel.gpu import describe_device
 from pytest_autokernel.handover import POISON, Host, OnGpu
 from pytest_autokernel.op import Case, Op, Tensors
@@ -28,6 +30,7 @@ from pytest_autokernel.ops import load_op
 from pytest_autokernel.sampling import poked
 
 MOST_CACHED = 8 * 2**30  # bytes of GPU memory that are kept from case to case
+WAITS_S = (0.0, 1.0, 5.0)  # for GPU memory that others hold
 
 Reply = tuple[dict[str, Any], tuple[int, ...]]
 
@@ -63,7 +66,6 @@ class Comparison:
         self.channel = channel
         self.ops: dict[str, Op] = {}
         self.ticket: Ticket | None = None
-        self.shares = False  # whether GPU memory can be shared with the worker
         self.pool = Pool()
 
     def serve(self) -> None:
@@ -75,6 +77,7 @@ class Comparison:
             "compare": self.compare,
             "ceilings": self.ceilings,
             "floor": self.floor,
+            "memory": self.memory,
         }
         while True:
             try:
@@ -93,21 +96,25 @@ class Comparison:
     def _answered(
         self, handler: Callable[..., Reply], message: dict[str, Any], fds: Sequence[int]
     ) -> Reply:
-        """A GPU that others use too may be short of memory for a moment: what is cached here is
-        given back, and the request tried once more."""
-        try:
-            return handler(message, fds)
-        except torch.OutOfMemoryError:
+        """A GPU that others use too may be short of memory for a while: what is cached here is
+        given back, and the request tried again some times."""
+        short = ""
+        for wait in WAITS_S:
+            try:
+                return handler(message, fds)
+            except (torch.OutOfMemoryError, OutOfDeviceMemory) as error:
+                short = str(error)  # not the error, whose frames hold tensors
             torch.cuda.empty_cache()
-        try:
-            return handler(message, fds)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            return {"failed": f"the comparison is short of GPU memory: {error}"}, ()
+            time.sleep(wait)
+        return {"failed": f"the comparison is short of GPU memory: {short}"}, ()
+
+    @functools.cached_property
+    def shares(self) -> bool:
+        """Whether GPU memory can be shared with the worker."""
+        return can_share()
 
     def device(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """What this machine's accelerator is, or null."""
-        self.shares = can_share()
         return {"device": describe_device(), "shares": self.shares}, ()
 
     def ceilings(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
@@ -119,6 +126,13 @@ class Comparison:
     def floor(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """What two events around nothing read on this GPU."""
         return {"floor_us": event_floor_us(message["clear_bytes"])}, ()
+
+    def memory(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
+        """The share of the GPU's memory that is neither free nor this process's own."""
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        own = torch.cuda.memory_reserved() + self.pool.nbytes
+        return {"others": max(0.0, (total - free - own) / total)}, ()
 
     def make(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:
         """Make a case's inputs (for a relation: those of each of its calls) and hand them over.
@@ -132,15 +146,16 @@ class Comparison:
         relation = message.get("relation")
         tuples = op.relations[relation].related(inputs, draw) if relation else [inputs]
         share = self.shares and device == "cuda" and message["share"]
-        calls, told = [], []
+        calls: list[Call] = []
+        told: list[dict[str, Any]] = []
         handed: list[int] = []
+        self.ticket = Ticket(op, case, relation, calls, extra_units=message["extra_units"])
         for values in tuples:
             call = _handed_over(op, case, values, self.pool if share else None)
             words, given = call.memory.message()
             calls.append(call)
             told.append({"inputs": [m.to_json() for m in call.memory.metas], **words})
             handed += given
-        self.ticket = Ticket(op, case, relation, calls, extra_units=message["extra_units"])
         return {"calls": told, "options": dict(op.variants[case.variant].options)}, tuple(handed)
 
     def refill(self, message: dict[str, Any], fds: Sequence[int]) -> Reply:

@@ -22,10 +22,15 @@ BLOCK = 2 * 2**20
 KEPT = 64 * 2**20
 HANDLE_BYTES = 64
 LAZY_ENABLE_PEER_ACCESS = 1
+OUT_OF_MEMORY = 2
 
 
 class DeviceMemoryError(Exception):
     """The driver refused to allocate, to share or to map memory."""
+
+
+class OutOfDeviceMemory(DeviceMemoryError):
+    """The GPU has not so much memory to give, or not now."""
 
 
 class _Handle(ctypes.Structure):
@@ -102,6 +107,12 @@ class Pool:
         self._size[buffer] = size
         return buffer
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds and has handed out, of those that it keeps."""
+        free = sum(size * len(buffers) for size, buffers in self._free.items())
+        return free + sum(self._size.values())
+
     def give(self, buffer: Buffer) -> None:
         size = self._size.pop(buffer, None)
         if size is None:
@@ -138,4 +149,5 @@ def _call(name: str, *arguments: Any) -> None:
         words = ctypes.c_char_p()
         _driver().cuGetErrorString(code, ctypes.byref(words))
         said = words.value.decode() if words.value else "unknown error"
-        raise DeviceMemoryError(f"{name} failed with code {code}: {said}")
+        kind = OutOfDeviceMemory if code == OUT_OF_MEMORY else DeviceMemoryError
+        raise kind(f"{name} failed with code {code}: {said}")

@@ -68,10 +68,15 @@ class OnGpu:
     ) -> None:
         self.metas, self._pool, self._room_bytes = metas, pool, result_bytes
         sizes = [meta.nbytes for meta in metas]
-        self._buffers = [pool.take(nbytes) for nbytes in (*sizes, *sizes, result_bytes)]
-        raws = [
-            b.raw(n) for b, n in zip(self._buffers, (*sizes, *sizes, result_bytes), strict=True)
-        ]
+        sizes += [*sizes, result_bytes]
+        self._buffers: list[device_memory.Buffer] = []
+        try:
+            for nbytes in sizes:
+                self._buffers.append(pool.take(nbytes))
+        except device_memory.DeviceMemoryError:
+            self._give_back()
+            raise
+        raws = [buffer.raw(n) for buffer, n in zip(self._buffers, sizes, strict=True)]
         self._sources, self.places = raws[: len(metas)], raws[len(metas) : -1]
         self._room = raws[-1].fill_(POISON)
         for place in self.places:
@@ -100,6 +105,9 @@ class OnGpu:
     def close(self) -> None:
         torch.cuda.synchronize()
         self._sources, self.places, self._room = [], [], torch.empty(0)
+        self._give_back()
+
+    def _give_back(self) -> None:
         for buffer in self._buffers:
             self._pool.give(buffer)
         self._buffers = []

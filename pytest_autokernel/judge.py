@@ -22,7 +22,7 @@ from pytest_autokernel.hardware import Hardware
 from pytest_autokernel.op import Case, Op
 from pytest_autokernel.ops import load_op, op_files
 from pytest_autokernel.plan import Kind
-from pytest_autokernel.process import Cell, Died, Nursery, TimedOut, spawn
+from pytest_autokernel.process import Cell, Died, Nursery, Process, TimedOut, spawn
 from pytest_autokernel.sandbox import Confinement, probe
 from pytest_autokernel.settings import Settings
 from pytest_autokernel.subjects import Answer, Subject, nursery_environment
@@ -79,9 +79,7 @@ class Judge:
         self._folder = tempfile.TemporaryDirectory(prefix="autokernel-")
         self.folder = Path(self._folder.name)
         (self.folder / "comparison").mkdir()
-        self.comparison = spawn(
-            "pytest_autokernel.comparison", _comparison_environment(), self.folder / "comparison"
-        )
+        self.comparison = self._comparison()
         self._nurseries: dict[bool, Nursery] = {}
         import torch  # noqa: F401 - the ops need it, and here it is loaded while the process above does
 
@@ -206,13 +204,24 @@ class Judge:
             self._nurseries[interpreted] = Nursery(nursery_environment(interpreted), self.folder)
         return self._nurseries[interpreted]
 
+    @property
+    def others_memory(self) -> float:
+        """The share of the GPU's memory that processes other than the comparison hold."""
+        return float(self._reply({"do": "memory"})["others"])
+
+    def _comparison(self) -> Process:
+        folder = self.folder / "comparison"
+        return spawn("pytest_autokernel.comparison", _comparison_environment(), folder)
+
     def ask(
         self, message: dict[str, Any], fds: tuple[int, ...] = ()
     ) -> tuple[dict[str, Any], tuple[int, ...]]:
-        """A request to the comparison process."""
+        """A request to the comparison process. One that dies is no answer, and leaves another."""
         try:
             reply, out = self.comparison.ask(message, fds, COMPARISON_TIMEOUT_S)
         except (Died, TimedOut) as error:
+            self.comparison.close()
+            self.comparison = self._comparison()
             raise JudgeError(f"the comparison process failed: {error}") from error
         if "failed" in reply:
             raise JudgeError(reply["failed"])

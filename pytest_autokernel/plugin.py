@@ -142,7 +142,7 @@ class AutokernelPlugin:
         if record is not None:
             self.report.add(record)
         elif report.failed:
-            self.report.broke(report.nodeid)
+            self.report.broke(report.nodeid, _last_words(report))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
@@ -169,3 +169,9 @@ class AutokernelPlugin:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         self.report.summarise(terminalreporter)
+
+
+def _last_words(report: pytest.TestReport) -> str:
+    """What an item that broke died of, in one line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message if crash else report.longrepr).strip().splitlines()[0][:500]

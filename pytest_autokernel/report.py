@@ -7,6 +7,7 @@ has a result and none failed; a check without a result is a failure.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import platform
@@ -38,7 +39,7 @@ class Report:
         self.judge = judge
         self.kernels: dict[str, dict[str, Any]] = {}
         self.expected: dict[str, set[str]] = {}
-        self.broken: list[str] = []
+        self.broken: dict[str, str] = {}  # why, by item
 
     def header(self) -> list[str]:
         """What the numbers below depend on."""
@@ -90,10 +91,10 @@ class Report:
         if record.get("timing"):
             kernel["timings"].append(record["timing"])
 
-    def broke(self, nodeid: str) -> None:
+    def broke(self, nodeid: str, why: str) -> None:
         """An item failed and left no record: if it is a kernel's, the judge itself broke there."""
         if any(nodeid in items for items in self.expected.values()):
-            self.broken.append(nodeid)
+            self.broken[nodeid] = why
 
     def to_json(self) -> dict[str, Any]:
         settings = self.judge.settings
@@ -133,10 +134,10 @@ class Report:
             if kernel.get("skipped") and not passed:
                 verdict, reason = "SKIP", kernel["skipped"]
             if missing:
-                verdict, reason = (
-                    "FAIL",
-                    f"{len(missing)} of {len(self.expected[path])} checks have no result",
-                )
+                verdict = "FAIL"
+                reason = f"{len(missing)} of {len(self.expected[path])} checks have no result"
+                if why := next((self.broken[i] for i in self.broken if i in missing), None):
+                    reason += f": the judge itself failed: {why}"
         hybrid = sorted({name for item in items for name in item.get("hybrid", ())})
         found = {"verdict": verdict, "reason": reason, "hybrid": hybrid}
         return {**kernel, **found, "overall": self._overall(kernel) if kernel["timings"] else None}
@@ -196,10 +197,9 @@ class Report:
             for row in _rows(kernel):
                 table.add_row(*row)
         reporter.write_line(_rendered(table, reporter))
-        if self.broken:
+        for nodeid in itertools.islice(self.broken, 1):
             reporter.write_line(
-                f"the judge itself failed, which says nothing of the kernel: {self.broken[0]}",
-                red=True,
+                f"the judge itself failed, which says nothing of the kernel: {nodeid}", red=True
             )
         for line in _notes(report["kernels"]):
             reporter.write_line(line)

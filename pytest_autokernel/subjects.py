@@ -18,7 +18,7 @@ from pytest_autokernel.machine import lack
 from pytest_autokernel.op import Op
 from pytest_autokernel.plan import TargetName
 from pytest_autokernel.process import Cell, Died, Process, TimedOut
-from pytest_autokernel.verdict import CandidateError, Verdict
+from pytest_autokernel.verdict import CandidateError, JudgeError, Verdict
 from pytest_autokernel.worker import Worker
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # What torch and Triton say to those who ask for a GPU where there is none.
 NO_GPU = ("not compiled with CUDA", "no NVIDIA driver", "0 active drivers", "No CUDA GPUs")
+MOST_OF_OTHERS = 0.5  # of a GPU's memory, in the way of a kernel that runs out of it
 START_S = 30.0  # a worker's start, torch's import included, on a busy machine
 
 Place = Literal["cuda", "cpu"]
@@ -87,6 +88,7 @@ class WorkerSubject:
         self.unable = lack(kernel.backend, self.device)
         self.target: TargetName = "interpreter" if self.interpreted else self.device
         self._process: Process | None = None
+        self._comparison: Process | None = None  # whose memory the process maps
 
     @property
     def file(self) -> KernelFile:
@@ -98,7 +100,8 @@ class WorkerSubject:
     def ask(
         self, message: dict[str, Any], fds: tuple[int, ...] = ()
     ) -> tuple[dict[str, Any], tuple[int, ...]]:
-        if self._process is None or not self._process.alive:
+        served = self.judge.comparison is self._comparison
+        if self._process is None or not self._process.alive or not served:
             self.start()
             try:
                 self.load()
@@ -125,6 +128,7 @@ class WorkerSubject:
         environment = worker_environment(folder, cache)
         if self.baseline:
             environment |= baseline_environment(cache)
+        self._comparison = self.judge.comparison
         self._process = self._begun(environment, folder, self._cell)
 
     def _begun(self, env: dict[str, str], folder: Path, cell: Cell | None) -> Process:
@@ -176,8 +180,18 @@ class WorkerSubject:
             if self.device == "cuda":
                 self.close()  # an error may have ruined the CUDA context for all that follows
             close(out)
-            raise CandidateError(Verdict.FAIL, self._words(reply["error"]))
+            words = self._words(reply["error"])
+            self._excuse(words)
+            raise CandidateError(Verdict.FAIL, words)
         return reply, out
+
+    def _excuse(self, words: str) -> None:
+        """No verdict on a kernel that found no GPU memory where others hold much of it."""
+        if self.device == "cuda" and "out of memory" in words:
+            others = self.judge.others_memory
+            if others > MOST_OF_OTHERS:
+                held = f"other processes hold {others:.0%} of the GPU's memory"
+                raise JudgeError(f"{held}; judge where it is free. The kernel {words}")
 
     def _words(self, error: Any) -> str:
         if not isinstance(error, dict):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_autokernel import oracle
+from pytest_autokernel.candidate import parse
 from pytest_autokernel.channel import Channel
 from pytest_autokernel.comparison import Comparison
 from pytest_autokernel.handover import OnGpu
+from pytest_autokernel.judge import Judge
 from pytest_autokernel.op import Case
+from pytest_autokernel.subjects import WorkerSubject
+from pytest_autokernel.verdict import JudgeError, Verdict
 from tests.conftest import ROOT
 from tests.test_ops import FILES
 
@@ -120,3 +125,24 @@ def test_a_moment_without_gpu_memory_changes_no_verdict(monkeypatch: pytest.Monk
         reply, _ = comparison._answered(comparison.compare, {"call": 0, **answer}, ())
     assert reply["ok"], reply
     assert not list(shortage)
+
+
+def test_a_kernel_that_finds_no_memory_beside_others_is_not_judged(
+    judge: Judge, tmp_path: Path
+) -> None:
+    import torch
+
+    greedy = "import torch\nKERNEL_TYPE = 'reduce'\n\n\ndef kernel_fn(x):\n"
+    free, total = torch.cuda.mem_get_info()
+    greedy += f"    return torch.empty({2 * total}, dtype=torch.uint8, device='cuda')\n"
+    case = Case("small", {"M": 4, "N": 8}, "fp32")
+    with closing(WorkerSubject(judge, parse(tmp_path / "greedy.py", greedy))) as subject:
+        alone = judge.check(subject, judge.op("reduce"), case)
+        assert (alone.verdict, "out of memory" in str(alone.reason)) == (Verdict.FAIL, True)
+        held = [torch.empty(max(0, free - 2 * total // 5), dtype=torch.uint8, device="cuda")]
+        try:
+            with pytest.raises(JudgeError, match=r"other processes hold .* judge where it is free"):
+                judge.check(subject, judge.op("reduce"), case)
+        finally:
+            held.clear()
+            torch.cuda.empty_cache()

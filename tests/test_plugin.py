@@ -96,6 +96,29 @@ def test_a_broken_kernel_costs_its_own_items_and_no_others(foreign: pytest.Pytes
     assert found["zz_right"] == ("PASS", None)
 
 
+def test_a_judge_that_fails_in_one_check_says_so_and_goes_on(foreign: pytest.Pytester) -> None:
+    own = (ROOT / "reference" / "softmax.py").read_text()
+    head = "def deep(draw: Draw, dims: Dims) -> Tensors:\n"
+    assert head in own
+    dies = f"{head}    import os; os._exit(3)\n"
+    foreign.mkdir("reference").joinpath("softmax.py").write_text(own.replace(head, dies))
+    kernel(foreign, "right")
+    chosen = "smoke or (numerical_stability and (deep or padded) and not long)"
+    result = foreign.runpytest_subprocess(
+        *("--autokernel", "--autokernel-allow=*", "--autokernel-cache=none", "-p", "no:randomly"),
+        *("-k", chosen, "--autokernel-json=out.json"),
+    )
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    (found,) = json.loads((foreign.path / "out.json").read_text())["kernels"]
+    assert found["verdict"] == "FAIL"
+    assert "checks have no result: the judge itself failed: " in found["reason"]
+    assert "the comparison process failed: exited by itself with code 3" in found["reason"]
+    checks = {item["id"] for item in found["items"] if item["verdict"] == "PASS"}
+    assert any("padded" in check for check in checks)  # which come before and after
+    assert not any("deep" in check for check in checks)
+    result.stdout.fnmatch_lines(["*the judge itself failed, which says nothing of the kernel: *"])
+
+
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """A repository with a right kernel that has been judged whole, and what was printed."""
