@@ -463,3 +463,35 @@ def test_a_small_cross_entropy_is_one_launch(
     targets = torch.zeros(rows, dtype=torch.int64)
     launches = launched_by("cross_entropy", recorded, logits, targets)
     assert [name for name, *_ in launches] == names
+
+
+@compiles
+@pytest.mark.parametrize(
+    ("op", "rows", "cols", "launch"),
+    [
+        ("softmax", 4096, 8192, ("softmax_held", 4096, 256)),
+        ("softmax", 4096, 32000, ("softmax_staying", 132, 512)),
+        ("softmax", 140, 32767, ("softmax_staying", 132, 544)),
+        ("softmax", 100, 32000, ("softmax_held", 400, 256)),
+        ("softmax", 4096, 50257, ("softmax_held", 32768, 256)),
+        ("layernorm", 4096, 1024, ("layernorm_held", 1024, 128)),
+        ("layernorm", 4096, 2048, ("layernorm_staying", 1056, 64)),
+        ("layernorm", 4096, 8192, ("layernorm_staying", 264, 256)),
+        ("layernorm", 140, 4096, ("layernorm_staying", 140, 128)),
+        ("layernorm", 4096, 8193, ("layernorm_held", 8192, 256)),
+    ],
+)
+def test_blocks_stay_for_many_long_rows(
+    op: str,
+    rows: int,
+    cols: int,
+    launch: tuple[str, int, int],
+    chip: Callable[[int, int], None],
+    recorded: type[Recorded],
+) -> None:
+    x = torch.empty(rows, cols, dtype=torch.bfloat16)
+    weights = [torch.empty(cols, dtype=torch.bfloat16)] * 2 * (op == "layernorm")
+    assert launched_by(op, recorded, x, *weights) == [launch]
+    chip(8, 0)
+    ((name, *_),) = launched_by(op, recorded, x, *weights)
+    assert not name.endswith("staying")

@@ -1,6 +1,7 @@
 """LayerNorm in CUDA C++: a row is read once and held in registers, of a part of a warp while it is
 short and of a cluster of blocks (Hopper and later) when it is long; longer ones are read anew each
-time.
+time. Many long rows are done by blocks that stay: the next ones are copied meanwhile (Hopper and
+later).
 
 Rows that begin anywhere are read by 16 bytes all the same: the first and the last ones by element.
 """
@@ -18,13 +19,18 @@ SUPPORTS = {"nd"}
 
 # items: 16-byte vectors of a row per thread; lanes: threads of a block that has a part of a row,
 # where a cluster of eight has room for it; threads: of a block that has several rows; most:
-# vectors that a thread holds. What is longer is read anew each time.
-CONFIG = {"items": 4, "lanes": 256, "threads": 128, "most": 8}
+# vectors that a thread holds. What is longer is read anew each time. staying: vectors of a row at
+# least for blocks that stay, whose threads hold so many each (staying_items).
+CONFIG = {
+    "items": 4, "lanes": 256, "threads": 128, "most": 8, "staying": 256, "staying_items": 4,
+}  # fmt: skip
 SPACE = {
     "items": [1, 2, 4, 8],
     "lanes": [128, 256, 512],
     "threads": [64, 128, 256],
     "most": [4, 8],
+    "staying": [256, 512, 1024, 4096, 32768],
+    "staying_items": [2, 4],
     "rules": ["items <= most"],
 }
 
@@ -33,6 +39,7 @@ SOURCE = r"""
 #include <cuda_fp16.h>
 
 using T = TYPE;
+using Barrier = unsigned long long;
 constexpr int VEC = 16 / sizeof(T), SPAN = CLUSTER * LANES;
 
 union Vector { uint4 raw; T item[VEC]; };
@@ -151,6 +158,74 @@ extern "C" __global__ void __launch_bounds__(THREADS) IN_CLUSTER layernorm_held(
               scaled(v[i], mean, scale, load(weight, at, cols), load(bias, at, cols)));
     }
 }
+#elif defined(STAGES)
+__device__ unsigned address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+__device__ void wait_for(const Barrier* barrier, int parity) {
+    unsigned done;
+    do asm volatile(
+        "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p;}"
+        : "=r"(done) : "r"(address(barrier)), "r"(parity) : "memory");
+    while (!done);
+}
+
+// A bulk copy of a row.
+__device__ void fetch(Vector* to, Barrier* full, const T* row, int cols) {
+    int bytes = cols * sizeof(T);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                 :: "r"(address(full)), "r"(bytes) : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+        :: "r"(address(to)), "l"(row), "r"(bytes), "r"(address(full)) : "memory");
+}
+
+// While a block works on a row, the next ones are fetched. Rows begin at multiples of 16 bytes.
+extern "C" __global__ void __launch_bounds__(LANES, BLOCKS) layernorm_staying(
+    const T* x, const T* weight, const T* bias, T* y, long long rows, int cols, float eps) {
+    extern __shared__ __align__(128) Vector ring[];
+    __shared__ Barrier full[STAGES];
+    long long at = blockIdx.x;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++)
+            asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(address(full + i)));
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        for (long long s = 0, row = at; s < STAGES && row < rows; s++, row += gridDim.x)
+            fetch(ring + s * ITEMS * LANES, full + s, x + row * cols, cols);
+    }
+    Vector v[ITEMS], w[ITEMS], b[ITEMS];
+#pragma unroll
+    for (int i = 0; i < ITEMS; i++) {
+        w[i] = load(weight, (i * LANES + threadIdx.x) * VEC, cols);
+        b[i] = load(bias, (i * LANES + threadIdx.x) * VEC, cols);
+        v[i].raw = make_uint4(0, 0, 0, 0);
+    }
+    __syncthreads();
+    for (int turn = 0; at < rows; at += gridDim.x, turn++) {
+        Vector* mine = ring + turn % STAGES * ITEMS * LANES + threadIdx.x;
+        wait_for(full + turn % STAGES, turn / STAGES % 2);
+        float sum = 0, apart = 0;
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            if ((i * LANES + threadIdx.x) * VEC < cols) v[i].raw = mine[i * LANES].raw;
+            sum += total(v[i]);
+        }
+        float mean = across_row(sum, 0) / cols;
+        // All of this block have read the stage.
+        if (long long next = at + STAGES * (long long)gridDim.x; threadIdx.x == 0 && next < rows)
+            fetch(mine, full + turn % STAGES, x + next * cols, cols);
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++)
+            apart += squares(v[i], mean, (i * LANES + threadIdx.x) * VEC, cols);
+        float scale = rsqrtf(across_row(apart, 1) / cols + eps);
+#pragma unroll
+        for (int i = 0; i < ITEMS; i++) {
+            int first = (i * LANES + threadIdx.x) * VEC;
+            if (first < cols)
+                *(uint4*)(y + at * cols + first) = scaled(v[i], mean, scale, w[i], b[i]).raw;
+        }
+    }
+}
 #else
 extern "C" __global__ void __launch_bounds__(THREADS) IN_CLUSTER layernorm_long(
     const T* x, const T* weight, const T* bias, T* y, long long rows, long long cols, float eps) {
@@ -205,11 +280,27 @@ def chosen(dtype: torch.dtype, vectors: int, few: bool) -> tuple[CudaKernel, int
     return library.layernorm_held, threads, threads // lanes, cluster
 
 
+def staying(dtype: torch.dtype, rows: int, cols: int, eps: float) -> Launch | None:
+    """The launch of blocks that stay, for rows that are long and many enough."""
+    device, items = torch.cuda.get_device_properties(), CONFIG["staying_items"]
+    cores, vectors = device.multi_processor_count, cols * dtype.itemsize // 16
+    if device.major < 9 or rows < cores or not CONFIG["staying"] <= vectors <= 512 * items:
+        return None
+    lanes = max(64, 32 * ceil_div(vectors, 32 * items))
+    blocks, stages = 512 // lanes, 2
+    library = compiled(dtype, lanes=lanes, items=items, cluster=1, stages=stages, blocks=blocks)
+    shared = stages * 16 * items * lanes
+    kernel, grid = library.layernorm_staying, min(rows, cores * blocks)
+    return kernel.prepared(grid, lanes, rows, cols, eps, shared=shared)
+
+
 @functools.lru_cache(maxsize=1024)
 def prepared(dtype: torch.dtype, size: int, cols: int, aligned: bool, eps: float) -> Launch:
     """The launch for `size` elements in rows of `cols`, from an address that is `aligned` or not;
     kept: to find it takes longer than to make it."""
     vec, rows = 16 // dtype.itemsize, size // cols
+    if aligned and cols % vec == 0 and (launch := staying(dtype, rows, cols, eps)):
+        return launch
     # Rows that begin between the multiples of 16 bytes touch one vector more.
     more = 0 if cols % vec == 0 and aligned else vec - 1
     kernel, threads, many, cluster = chosen(dtype, ceil_div(cols + more, vec), rows < 64)
