@@ -72,7 +72,12 @@ def _pretend(gpu: Mapping[str, Any]) -> None:
     """Have torch say of the current GPU, and that tensors lie there, what kernels ask before they
     launch. What a tensor's `device` is cannot be changed: binaries.py looks for who asks that."""
     major, minor = divmod(gpu["capability"], 10)
-    about = SimpleNamespace(major=major, minor=minor, multi_processor_count=gpu["sms"])
+    about = SimpleNamespace(
+        major=major,
+        minor=minor,
+        multi_processor_count=gpu["sms"],
+        shared_memory_per_block_optin=gpu["shared_bytes"],
+    )
     functions: Mapping[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "get_device_capability": lambda *_: (major, minor),

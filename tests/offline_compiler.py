@@ -78,7 +78,9 @@ def main(files: list[str]) -> None:
     triton.JITFunction.run = lambda kernel, *args, num_warps=4, **named: launch(
         kernel, *args, num_warps=num_warps, **named
     )
-    torch.cuda.get_device_properties = lambda device: SimpleNamespace(multi_processor_count=132)
+    torch.cuda.get_device_properties = lambda device: SimpleNamespace(
+        multi_processor_count=132, shared_memory_per_block_optin=232448
+    )
     found = {}
     for file in files:
         kernel_fn, op = candidate.load(Path(file)), candidate.read(Path(file)).op

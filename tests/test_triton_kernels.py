@@ -143,12 +143,16 @@ class Recorder:
         (513, 0, "softmax_long_odd"),
         (129, 0, "softmax_rows"),
         (1025, 0, "softmax_long"),
+        (1040, 1, "softmax_long"),
+        (1040, 0, "softmax_staying"),
+        (32768, 0, "softmax_staying"),
+        (32784, 0, "softmax_long"),
     ],
 )
 def test_softmax_holds_a_row_whole_where_it_can_be_read_by_vectors(
     launches: Any, cols: int, shift: int, kernel: str
 ) -> None:
-    config = {"resident": 1024, "resident_odd": 256, "tile": 1, "warps": 32, "warps_odd": 16}
+    config = {"resident": 1024, "resident_odd": 256, "tile": 1, "warps": 32, "warps_odd": 4}
     x = torch.empty(3 * cols + shift)[shift:].view(3, cols)
     ((name, warps),) = launches("softmax", x, **config)
     assert name + "_odd" * (warps == config["warps_odd"]) == kernel

@@ -1,4 +1,5 @@
-"""Softmax in Triton: rows held whole while they are short, read twice when they are long or odd."""
+"""Softmax in Triton: rows held whole while they are short, by programs that stay while two of these
+rows fit in shared memory; read twice when they are longer or odd."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ SUPPORTS = {"dim", "nd"}
 # resident: longest row held whole, or resident_odd where rows do not begin at whole 16 bytes;
 # tile: elements per program at least, by taking several rows; per_thread: elements of them.
 # lanes: 16 bytes each of a longer row per step, by so many warps; up to resident the _odd ones.
+# warps_staying: of the programs that stay.
 CONFIG = {
     "resident": 16384, "tile": 1024, "per_thread": 16, "lanes": 2048, "warps": 32,
-    "resident_odd": 2048, "lanes_odd": 512, "warps_odd": 8,
+    "resident_odd": 2048, "lanes_odd": 512, "warps_odd": 8, "warps_staying": 16,
 }  # fmt: skip
 SPACE = {
     "resident": [4096, 8192, 16384, 32768],
@@ -22,6 +24,7 @@ SPACE = {
     "per_thread": [8, 16, 32, 64],
     "lanes": [256, 512, 1024, 2048, 4096],
     "warps": [8, 16, 32],
+    "warps_staying": [8, 16],
     "resident_odd": [1024, 2048, 4096],
     "lanes_odd": [256, 512, 1024],
     "warps_odd": [4, 8, 16],
@@ -32,6 +35,7 @@ SPACE = {
         "32 * warps_odd <= lanes_odd <= 128 * warps_odd",
     ],
 }
+STAYING, STAGES = 32768, 3  # longest row for programs that stay; two of them are under way
 LOG2_E = tl.constexpr(1.4426950408889634)  # exp is exp2 and steps for subnormals, of no use here
 
 
@@ -45,6 +49,17 @@ def softmax_rows(x, y, rows, cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     v = tl.where((col < cols)[None, :], v, -float("inf"))
     e = tl.exp2((v - tl.max(v, 1)[:, None]) * LOG2_E)
     tl.store(y + offsets, e * (1 / tl.sum(e, 1))[:, None], mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def softmax_staying(x, y, rows, cols, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+    """The next rows are copied to shared memory while a program works on one."""
+    col = tl.arange(0, BLOCK)
+    for row in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=STAGES):
+        first = tl.full([], row, tl.int64) * cols
+        v = tl.load(x + first + col, mask=col < cols, other=-float("inf")).to(tl.float32)
+        e = tl.exp2((v - tl.max(v, 0)) * LOG2_E)
+        tl.store(y + first + col, e * (1 / tl.sum(e, 0)), mask=col < cols, cache_modifier=".cs")
 
 
 @triton.jit
@@ -98,6 +113,17 @@ def softmax_long(x, y, cols, ALIKE: tl.constexpr, LANES: tl.constexpr):
     tl.store(y + edge, tl.exp2((v - row_top) * LOG2_E) * scale, mask=edge < cols)
 
 
+def staying(x: torch.Tensor, block: int) -> int:
+    """How many programs stay for rows of `block` elements, where so many of these as are under way
+    fit in a program's shared memory: two per multiprocessor, one after the other."""
+    if not x.is_cuda:
+        return 2
+    device = torch.cuda.get_device_properties(x.device)
+    under_way = (STAGES - 1) * block * x.element_size()
+    fits = under_way <= device.shared_memory_per_block_optin
+    return 2 * device.multi_processor_count * fits
+
+
 def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """Softmax of `x` over `dim`; same shape and dtype, contiguous."""
     if dim not in (-1, x.dim() - 1):
@@ -110,13 +136,17 @@ def kernel_fn(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     rows = x.numel() // cols
     at = x.data_ptr()
     odd = (at | cols) % 16 != 0  # Triton holds rows to be aligned where 16 divides both
+    block = 1 << (cols - 1).bit_length()
     long = cols > CONFIG["resident"]
+    if long and not odd and block <= STAYING and (most := staying(x, block)):
+        warps, grid = CONFIG["warps_staying"], (min(rows, most),)
+        softmax_staying[grid](x, y, rows, cols, block, STAGES, num_warps=warps)
+        return y
     if long or (odd and cols > CONFIG["resident_odd"]):
         lanes, warps = ("lanes", "warps") if long else ("lanes_odd", "warps_odd")
         alike = (at - y.data_ptr()) % 16 == 0
         softmax_long[(rows,)](x, y, cols, alike, CONFIG[lanes], num_warps=CONFIG[warps])
         return y
-    block = 1 << (cols - 1).bit_length()
     many = max(CONFIG["tile"] // block, 1)
     warps = min(max(many * block // (32 * CONFIG["per_thread"]), 1), 32)
     softmax_rows[(-(-rows // many),)](x, y, rows, cols, many, block, num_warps=warps)
