@@ -72,21 +72,23 @@ def judged(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         kernel = parse(tmp_path / "k.py", RIGHT.format(first=first))
         return instrumented.judged(judge, kernel, "cpu", op, CASES, "memcheck")
 
-    before = inhabitants()
+    before = inhabitants(judge)
     yield judged
-    assert inhabitants() <= before
+    assert inhabitants(judge) <= before
     assert not list(judge.folder.glob("worker-*"))
 
 
-def inhabitants() -> set[int]:
-    """The processes of launchers and of what they became."""
+def inhabitants(judge: Judge) -> set[int]:
+    """The processes of this judge's launchers and of what they became: other tests' judges have
+    theirs beside them."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            words = (path / "cmdline").read_bytes()
+            words, environment = (path / "cmdline").read_bytes(), (path / "environ").read_bytes()
         except OSError:
             continue
-        if b"compute-sanitizer" in words or b"pytest_autokernel.launcher" in words:
+        launched = b"compute-sanitizer" in words or b"pytest_autokernel.launcher" in words
+        if launched and os.fsencode(judge.folder) in environment:
             found.add(int(path.name))
     return found
 
