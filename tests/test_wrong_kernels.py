@@ -29,7 +29,7 @@ FILES = sorted(WRONG.glob("*.py"))
 # What differences.py calls wrong numbers; and what reads them from where nothing is may crash.
 NUMBERS = {
     *("value", "precision", "dtype", "scale", "boundary", "tail", "rows", "wrong", "off by"),
-    "SIGSEGV",
+    *("NaN", "infinity", "SIGSEGV"),
 }
 
 
