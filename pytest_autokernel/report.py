@@ -7,7 +7,6 @@ has a result and none failed; a check without a result is a failure.
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import platform
@@ -197,9 +196,10 @@ class Report:
             for row in _rows(kernel):
                 table.add_row(*row)
         reporter.write_line(_rendered(table, reporter))
-        for nodeid in itertools.islice(self.broken, 1):
+        if self.broken:
+            first = next(iter(self.broken))
             reporter.write_line(
-                f"the judge itself failed, which says nothing of the kernel: {nodeid}", red=True
+                f"the judge itself failed, which says nothing of the kernel: {first}", red=True
             )
         for line in _notes(report["kernels"]):
             reporter.write_line(line)

@@ -470,6 +470,7 @@ def test_a_small_cross_entropy_is_one_launch(
     ("op", "rows", "cols", "launch"),
     [
         ("softmax", 4096, 8192, ("softmax_held", 4096, 256)),
+        ("softmax", 4096, 16384, ("softmax_staying", 264, 256)),
         ("softmax", 4096, 32000, ("softmax_staying", 132, 512)),
         ("softmax", 140, 32767, ("softmax_staying", 132, 544)),
         ("softmax", 100, 32000, ("softmax_held", 400, 256)),

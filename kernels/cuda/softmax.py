@@ -254,7 +254,7 @@ softmax_long(const T* x, T* y, long long rows, long long cols) {
 #endif
 """
 
-SHARED = 160 * 1024  # bytes for copies of rows: of longer ones the clusters are faster
+SHARED = 224 * 1024  # bytes of a multiprocessor's shared memory for copies of rows
 TYPES = {torch.float32: "float", torch.float16: "__half", torch.bfloat16: "__nv_bfloat16"}
 
 
@@ -287,11 +287,15 @@ def staying(dtype: torch.dtype, rows: int, cols: int) -> Launch | None:
     vectors = -(-cols // vec) + (0 if cols * dtype.itemsize % 128 == 0 else 8)
     items = 64 // vec  # so many powers does a thread hold
     lanes = -(-vectors // (32 * items)) * 32
-    shared = 2 * 16 * items * lanes
-    if device.major < 9 or rows < cores or vectors < CONFIG["staying"] or shared > SHARED:
+    part = 16 * items * lanes  # bytes of a row in shared memory
+    few = device.major < 9 or rows < cores or vectors < CONFIG["staying"]
+    if few or lanes > 640 or 2 * part > SHARED:  # longer rows are faster by the clusters
         return None
-    library = compiled(dtype, lanes=lanes, items=items, cluster=1, stages=2, blocks=1)
-    return library.softmax_staying.prepared(min(rows, cores), lanes, rows, cols, shared=shared)
+    blocks = 2 if lanes <= 416 and 4 * part <= SHARED else 1
+    stages = min(SHARED // (blocks * part), 3)
+    library = compiled(dtype, lanes=lanes, items=items, cluster=1, stages=stages, blocks=blocks)
+    grid, kernel = min(rows, blocks * cores), library.softmax_staying
+    return kernel.prepared(grid, lanes, rows, cols, shared=stages * part)
 
 
 @functools.lru_cache(maxsize=1024)
